@@ -1,0 +1,1 @@
+"""Connect railcore to the world: HTTP, gateways, the sandbox, the command line."""

@@ -1,0 +1,1 @@
+"""Keep payment executions, their events and the wallet in PostgreSQL."""
