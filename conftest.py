@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 pages = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["README.md", "CONTRIBUTING.md", "docs/*.md", "docs/**/*.md"],
+    patterns=["*.md"],
     name="pages",
 )
 docstrings = Sybil(
     parsers=[DocTestParser()],
-    patterns=["src/**/*.py"],
+    path="src",
+    patterns=["*.py"],
     document_types={".py": PythonDocStringDocument},
     name="docstrings",
 )
