@@ -1,0 +1,48 @@
+-- Record what became of an execution: one row of verdict (recorded | stale), seq, at.
+-- The guard is status and version, not the lease: the answer of a writer that lost its lease is news like any other.
+-- Only the holder's token clears the lease and moves the schedule; a finished execution is never due.
+with x as (
+  update railcore_execution set
+    status = :to_status::text, version = version + 1,
+    pending_reason = :pending_reason::text, failure_code = :failure_code::text, cause_code = :cause_code::text,
+    provider_ref = coalesce(:provider_ref::text, provider_ref),
+    settled_minor = coalesce(:settled_minor::bigint, settled_minor),
+    next_action = :next_action::json, expires_at = :expires_at::timestamptz,
+    provider_response = coalesce(:provider_response::json, provider_response),
+    lease_owner = case when lease_token = :token::bigint then null else lease_owner end,
+    lease_until = case when lease_token = :token::bigint then null else lease_until end,
+    next_check_at = case
+      when :to_status::text in ('completed', 'failed') then null
+      when lease_token = :token::bigint then now() + make_interval(secs => :next_check_s::float8)
+      else next_check_at end,
+    updated_at = now()
+  where tenant_id = :tenant_id::text and execution_id = :execution_id::uuid and payment_id = :payment_id::text
+    and status = :from_status::text and version = :version::integer
+  returning tenant_id, operation, amount_minor, rail, provider, idempotency_key,
+    status <> 'pending' as over, status = 'completed' as won
+), p as (
+  update railcore_payment head set
+    seq = head.seq + 1,
+    charging = head.charging - case when over and operation in ('charge', 'authorize') then amount_minor else 0 end,
+    authorized = head.authorized + case when won and operation in ('charge', 'authorize') then amount_minor else 0 end,
+    capturing = head.capturing - case when over and operation = 'capture' then amount_minor else 0 end,
+    captured = head.captured + case when won and operation in ('charge', 'capture') then amount_minor else 0 end,
+    voiding = head.voiding - case when over and operation = 'void' then amount_minor else 0 end,
+    voided = head.voided + case when won and operation = 'void' then amount_minor else 0 end,
+    refunding = head.refunding - case when over and operation = 'refund' then amount_minor else 0 end,
+    refunded = head.refunded + case when won and operation = 'refund' then amount_minor else 0 end
+  from x where head.tenant_id = :tenant_id::text and head.payment_id = :payment_id::text
+  returning head.tenant_id, head.seq, x.rail, x.provider, x.idempotency_key
+), e as (
+  insert into railcore_event (
+    tenant_id, aggregateid, seq, id, aggregatetype, type, execution_id, version, from_status, to_status,
+    payment_rail, payment_provider, idempotency_key, occurred_at, payload)
+  select tenant_id, :payment_id::text, seq, :event_id::uuid, 'payment', :event_type::text, :execution_id::uuid,
+    :version::integer + 1, :from_status::text, :to_status::text, rail, provider, idempotency_key, now(), :payload::json
+  from p
+), q as (
+  insert into railcore_outbox (bucket, tenant_id, aggregateid, seq, enqueued_at)
+  select :bucket::smallint, tenant_id, :payment_id::text, seq, now() from p
+)
+select case when p.seq is null then 'stale' else 'recorded' end as verdict, p.seq, now() as at
+from (values (1)) one left join p on true

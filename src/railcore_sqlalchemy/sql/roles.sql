@@ -1,0 +1,44 @@
+-- Three group roles and what they may do. Run it as the owner of the tables, as often as you like: after an upgrade, and
+-- after giving a login to one of the groups, since settings of a group do not reach its members by themselves.
+--   railcore_app     claims and records; deletes nothing
+--   railcore_relay   delivers events; cannot see executions
+--   railcore_reader  looks
+-- The timeouts bound how long a forgotten transaction can hold a payment: a lock is waited for half a second, a
+-- transaction that does nothing is ended after five. The statements have one good plan, so it is made once.
+do $$
+declare
+  it record;
+  setting text;
+begin
+  for it in select unnest(array['railcore_app', 'railcore_relay', 'railcore_reader']) as name loop
+    if not exists (select from pg_roles where rolname = it.name) then
+      execute format('create role %I nologin', it.name);
+    end if;
+  end loop;
+  for it in
+    select distinct r.rolname as name from pg_roles r
+    where r.rolname in ('railcore_app', 'railcore_relay', 'railcore_reader')
+      or r.rolcanlogin and not r.rolsuper and exists (
+        select from pg_roles g where g.rolname in ('railcore_app', 'railcore_relay', 'railcore_reader')
+          and pg_has_role(r.oid, g.oid, 'member'))
+  loop
+    foreach setting in array array[
+      'lock_timeout = ''500ms''', 'statement_timeout = ''15s''', 'idle_in_transaction_session_timeout = ''5s''',
+      'plan_cache_mode = force_generic_plan']
+    loop
+      execute format('alter role %I in database %I set %s', it.name, current_database(), setting);
+    end loop;
+  end loop;
+  execute format('grant usage on schema %I to railcore_app, railcore_relay, railcore_reader', current_schema());
+end $$;
+
+grant select on railcore_edge, railcore_execution, railcore_payment, railcore_event, railcore_outbox, railcore_bucket,
+  railcore_discrepancy, railcore_reference to railcore_app, railcore_reader;
+grant insert on railcore_execution, railcore_payment, railcore_event, railcore_outbox, railcore_discrepancy,
+  railcore_reference to railcore_app;
+grant update on railcore_execution, railcore_payment to railcore_app;
+grant update (resolved_at, resolved_by, resolution, resolving_execution_id) on railcore_discrepancy to railcore_app;
+
+grant select on railcore_event, railcore_outbox, railcore_bucket to railcore_relay;
+grant update (owner, token, until) on railcore_bucket to railcore_relay;
+grant update (attempts, parked_at, last_error), delete on railcore_outbox to railcore_relay;

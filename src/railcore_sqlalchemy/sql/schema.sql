@@ -1,0 +1,296 @@
+-- The railcore schema. Every row of an execution has its event, by foreign keys; every amount has
+-- its limit, by CHECK; every fence is a trigger that also fires for replicas.
+--
+-- CHECK texts and trigger WHEN clauses are parsed again for every statement that writes, so there are few of
+-- them and they are short; what concerns one row alone is checked by the guard functions, which stay compiled.
+-- benchmarks/guards.py prints what each guard costs.
+
+create table railcore_edge (
+  from_status text collate "C" not null,
+  to_status text collate "C" not null,
+  constraint railcore_edge_pkey primary key (from_status, to_status)
+);
+
+insert into railcore_edge (from_status, to_status) values
+  ('none', 'processing'),
+  ('processing', 'pending'), ('processing', 'completed'), ('processing', 'failed'),
+  ('pending', 'pending'), ('pending', 'completed'), ('pending', 'failed');
+
+-- The journal. Debezium's outbox column names; payload is json, so that every redelivery has the same bytes.
+-- version is null for an event that is no change of state (a discrepancy).
+create table railcore_event (
+  tenant_id text collate "C" not null,
+  aggregateid text collate "C" not null,
+  seq bigint not null,
+  id uuid not null,
+  aggregatetype text not null,
+  type text not null,
+  execution_id uuid not null,
+  version integer,
+  from_status text collate "C" not null,
+  to_status text collate "C" not null,
+  payment_rail text not null,
+  payment_provider text not null,
+  idempotency_key text collate "C" not null,
+  occurred_at timestamptz not null,
+  payload json not null,
+  constraint railcore_event_pkey primary key (tenant_id, aggregateid, seq),
+  constraint railcore_event_state unique (tenant_id, execution_id, version, to_status)
+);
+
+-- The head of a payment. Its row lock is the order of the payment's events, and it carries the sums that limit
+-- what may still be charged, captured, voided and refunded. The -ing sums are claimed and not settled: money in doubt.
+create table railcore_payment (
+  tenant_id text collate "C" not null,
+  payment_id text collate "C" not null,
+  seq bigint not null,
+  currency text collate "C" not null,
+  due_minor bigint not null,
+  charging bigint not null default 0,
+  authorized bigint not null default 0,
+  capturing bigint not null default 0,
+  captured bigint not null default 0,
+  voiding bigint not null default 0,
+  voided bigint not null default 0,
+  refunding bigint not null default 0,
+  refunded bigint not null default 0,
+  constraint railcore_payment_pkey primary key (tenant_id, payment_id),
+  constraint due_limit check (charging + authorized - voided <= due_minor),
+  constraint capture_limit check (captured + capturing + voided + voiding <= authorized),
+  constraint refund_limit check (refunded + refunding <= captured),
+  constraint sums_not_negative
+    check (least(charging, authorized, capturing, captured, voiding, voided, refunding, refunded) >= 0),
+  constraint head_has_event foreign key (tenant_id, payment_id, seq)
+    references railcore_event (tenant_id, aggregateid, seq)
+) with (fillfactor = 70);
+
+-- One money-moving operation: the unit of idempotency and of doubt.
+create table railcore_execution (
+  tenant_id text collate "C" not null,
+  execution_id uuid not null,
+  payment_id text collate "C" not null,
+  operation text collate "C" not null,
+  amount_minor bigint not null,
+  currency text collate "C" not null,
+  idempotency_key text collate "C" not null,
+  fingerprint bytea not null,
+  provider_key text collate "C" not null,
+  rail text collate "C" not null,
+  provider text collate "C" not null,
+  account text collate "C" not null,
+  mode text collate "C" not null,
+  payment_option_key text collate "C",
+  parent_execution_id uuid,
+  created_at timestamptz not null,
+  status text collate "C" not null,
+  pending_reason text collate "C",
+  failure_code text collate "C",
+  cause_code text collate "C",
+  version integer not null,
+  provider_ref text collate "C",
+  settled_minor bigint,
+  expires_at timestamptz,
+  lease_owner text collate "C",
+  lease_token bigint not null,
+  lease_until timestamptz,
+  send_count integer not null,
+  first_sent_at timestamptz,
+  last_sent_at timestamptz,
+  next_check_at timestamptz,
+  check_count integer not null,
+  updated_at timestamptz not null,
+  request json not null,
+  next_action json,
+  provider_response json,
+  constraint railcore_execution_pkey primary key (tenant_id, execution_id),
+  constraint railcore_execution_key unique (tenant_id, idempotency_key),
+  constraint execution_has_payment foreign key (tenant_id, payment_id)
+    references railcore_payment (tenant_id, payment_id),
+  constraint state_has_event foreign key (tenant_id, execution_id, version, status)
+    references railcore_event (tenant_id, execution_id, version, to_status),
+  constraint never_forgotten check ((status in ('processing', 'pending')) = (next_check_at is not null))
+) with (fillfactor = 70);
+
+create index railcore_execution_due on railcore_execution (next_check_at) where next_check_at is not null;
+
+alter table railcore_event add constraint event_has_execution foreign key (tenant_id, execution_id)
+  references railcore_execution (tenant_id, execution_id);
+
+-- What is still to be delivered: narrow and short-lived.
+create table railcore_outbox (
+  bucket smallint not null,
+  tenant_id text collate "C" not null,
+  aggregateid text collate "C" not null,
+  seq bigint not null,
+  enqueued_at timestamptz not null,
+  attempts integer not null default 0,
+  parked_at timestamptz,
+  last_error text,
+  constraint railcore_outbox_pkey primary key (bucket, tenant_id, aggregateid, seq)
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
+
+-- Who relays which part of the outbox, with a fencing token.
+create table railcore_bucket (
+  bucket smallint not null,
+  owner text collate "C",
+  token bigint not null default 0,
+  until timestamptz,
+  constraint railcore_bucket_pkey primary key (bucket)
+);
+
+insert into railcore_bucket (bucket) select generate_series(0, 63);
+
+-- News that contradicts a finished execution, with its event and, once settled, its resolution.
+create table railcore_discrepancy (
+  tenant_id text collate "C" not null,
+  discrepancy_id uuid not null,
+  execution_id uuid not null,
+  payment_id text collate "C" not null,
+  seq bigint not null,
+  kind text collate "C" not null,
+  detail json not null,
+  opened_at timestamptz not null,
+  resolved_at timestamptz,
+  resolved_by text,
+  resolution text,
+  resolving_execution_id uuid,
+  constraint railcore_discrepancy_pkey primary key (tenant_id, discrepancy_id),
+  constraint discrepancy_has_event foreign key (tenant_id, payment_id, seq)
+    references railcore_event (tenant_id, aggregateid, seq),
+  constraint discrepancy_has_execution foreign key (tenant_id, execution_id)
+    references railcore_execution (tenant_id, execution_id),
+  constraint resolved_says_how check ((resolved_at is null) = (resolution is null))
+);
+
+create index railcore_discrepancy_open on railcore_discrepancy (tenant_id, opened_at) where resolved_at is null;
+
+-- Short references, unique per account, which also lead from a webhook to its execution.
+create table railcore_reference (
+  tenant_id text collate "C" not null,
+  provider text collate "C" not null,
+  account text collate "C" not null,
+  reference text collate "C" not null,
+  execution_id uuid not null,
+  created_at timestamptz not null,
+  constraint railcore_reference_pkey primary key (tenant_id, provider, account, reference),
+  constraint reference_has_execution foreign key (tenant_id, execution_id)
+    references railcore_execution (tenant_id, execution_id)
+);
+
+-- Guards -------------------------------------------------------------------------------------------------
+-- RC001 identity or a counter  RC002 state  RC003 payment head  RC004 journal  RC005 deletion
+
+create function railcore_refuse() returns trigger language plpgsql as $$
+begin
+  raise exception using errcode = tg_argv[0], message = format('%s of %s refused: %s', tg_op, tg_table_name, tg_argv[1]);
+end $$;
+
+-- Refuses a row that breaks a rule of its own, as a CHECK would.
+create function railcore_violates(rule text) returns void language plpgsql as $$
+begin
+  raise exception using errcode = 'check_violation', constraint = rule,
+    table = 'railcore_execution', message = format('new row of railcore_execution violates "%s"', rule);
+end $$;
+
+create function railcore_execution_insert() returns trigger language plpgsql as $$
+begin
+  if new.version <> 1 or new.status <> 'processing' or new.pending_reason is not null or new.failure_code is not null then
+    raise exception 'an execution starts as version 1, processing' using errcode = 'RC002';
+  elsif new.amount_minor <= 0 then
+    perform railcore_violates('amount_is_positive');
+  elsif length(new.idempotency_key) not between 1 and 255 or new.idempotency_key ~ '[^\x21-\x7e]' then
+    perform railcore_violates('key_is_printable');
+  elsif octet_length(new.fingerprint) <> 32 then
+    perform railcore_violates('fingerprint_is_sha256');
+  elsif new.operation not in ('charge', 'authorize', 'capture', 'void', 'refund') then
+    perform railcore_violates('operation_is_known');
+  elsif (new.send_count = 0) <> (new.first_sent_at is null) then
+    perform railcore_violates('sends_are_dated');
+  end if;
+  return new;
+end $$;
+
+-- The edges are those of railcore_edge, written out so that no table of that name on another search_path is asked.
+create function railcore_execution_update() returns trigger language plpgsql as $$
+begin
+  if old.status in ('completed', 'failed') then
+    raise exception 'execution % is %: a finished execution never changes', old.execution_id, old.status using errcode = 'RC002';
+  elsif new.lease_token < old.lease_token or new.send_count < old.send_count then
+    raise exception 'lease_token and send_count only go up' using errcode = 'RC001';
+  elsif new.version = old.version then
+    if new.status <> old.status or new.pending_reason is distinct from old.pending_reason
+       or new.failure_code is distinct from old.failure_code or new.cause_code is distinct from old.cause_code
+       or new.settled_minor is distinct from old.settled_minor then
+      raise exception 'a change of state needs version %', old.version + 1 using errcode = 'RC002';
+    end if;
+  elsif new.version <> old.version + 1 or new.status not in ('pending', 'completed', 'failed') then
+    raise exception 'no edge from % (version %) to % (version %)', old.status, old.version, new.status, new.version
+      using errcode = 'RC002';
+  elsif (new.status = 'pending') <> (new.pending_reason is not null) then
+    perform railcore_violates('pending_says_why');
+  elsif (new.status = 'failed') <> (new.failure_code is not null) then
+    perform railcore_violates('failed_says_why');
+  end if;
+  if (new.send_count = 0) <> (new.first_sent_at is null) then
+    perform railcore_violates('sends_are_dated');
+  end if;
+  return new;
+end $$;
+
+create function railcore_payment_step() returns trigger language plpgsql as $$
+begin
+  if tg_op = 'INSERT' then
+    if new.seq <> 1 then
+      raise exception 'a payment starts with seq 1, not %', new.seq using errcode = 'RC003';
+    end if;
+  elsif new.seq <> old.seq + 1 then
+    raise exception 'seq of a payment goes from % to %, not to %', old.seq, old.seq + 1, new.seq using errcode = 'RC003';
+  end if;
+  return new;
+end $$;
+
+create trigger execution_insert before insert on railcore_execution
+  for each row execute function railcore_execution_insert();
+create trigger execution_update before update on railcore_execution
+  for each row execute function railcore_execution_update();
+create trigger execution_identity before update of tenant_id, execution_id, payment_id, operation, amount_minor, currency,
+    idempotency_key, fingerprint, provider_key, rail, provider, account, mode, payment_option_key, parent_execution_id,
+    request, created_at on railcore_execution
+  for each row execute function railcore_refuse('RC001', 'what was asked never changes');
+create trigger execution_delete before delete on railcore_execution
+  for each row execute function railcore_refuse('RC005', 'executions are kept');
+create trigger execution_truncate before truncate on railcore_execution
+  for each statement execute function railcore_refuse('RC005', 'executions are kept');
+
+create trigger payment_step before insert or update on railcore_payment
+  for each row execute function railcore_payment_step();
+create trigger payment_identity before update of tenant_id, payment_id, currency, due_minor on railcore_payment
+  for each row execute function railcore_refuse('RC003', 'currency and amount due are frozen');
+create trigger payment_delete before delete on railcore_payment
+  for each row execute function railcore_refuse('RC005', 'payments are kept');
+create trigger payment_truncate before truncate on railcore_payment
+  for each statement execute function railcore_refuse('RC005', 'payments are kept');
+
+create trigger event_change before update or delete on railcore_event
+  for each row execute function railcore_refuse('RC004', 'the journal is append-only');
+create trigger event_truncate before truncate on railcore_event
+  for each statement execute function railcore_refuse('RC004', 'the journal is append-only');
+
+create trigger discrepancy_delete before delete on railcore_discrepancy
+  for each row execute function railcore_refuse('RC005', 'discrepancies are kept');
+create trigger discrepancy_truncate before truncate on railcore_discrepancy
+  for each statement execute function railcore_refuse('RC005', 'discrepancies are kept');
+
+alter table railcore_execution enable always trigger execution_insert;
+alter table railcore_execution enable always trigger execution_update;
+alter table railcore_execution enable always trigger execution_identity;
+alter table railcore_execution enable always trigger execution_delete;
+alter table railcore_execution enable always trigger execution_truncate;
+alter table railcore_payment enable always trigger payment_step;
+alter table railcore_payment enable always trigger payment_identity;
+alter table railcore_payment enable always trigger payment_delete;
+alter table railcore_payment enable always trigger payment_truncate;
+alter table railcore_event enable always trigger event_change;
+alter table railcore_event enable always trigger event_truncate;
+alter table railcore_discrepancy enable always trigger discrepancy_delete;
+alter table railcore_discrepancy enable always trigger discrepancy_truncate;
