@@ -1,0 +1,252 @@
+"""
+Exceptions: misuse and broken surroundings. What a provider refuses is a value, never an exception.
+
+::
+
+    RailcoreError
+    ├── InvalidValueError (ValueError)        a value that cannot exist
+    │   └── MoneyError                        an amount or currency that cannot be expressed
+    ├── MisconfiguredError (ValueError)       settings that contradict each other or lead nowhere
+    ├── RefusedError                          refused before anything was sent or stored; has a failure code
+    │   ├── RouteNotFoundError (LookupError)  no route for the context; has the trace
+    │   ├── UnsupportedOperationError         the route cannot do this operation, currency or amount
+    │   ├── IdempotencyConflict               the key is taken by a request that differs
+    │   ├── LiveExecutionExists               the debt is already being collected, or is collected
+    │   ├── LimitExceededError                more than is authorized or captured, doubt included
+    │   ├── CurrencyMismatchError             the payment is held in another currency
+    │   └── ApprovalError                     the operator may not give this decision
+    ├── UnknownProviderError (LookupError)    no rail is registered for the route
+    ├── ExecutionNotFoundError (LookupError)  no such execution
+    ├── InProgressError                       somebody else holds the key just now: retry
+    ├── IllegalTransitionError                a change that is no edge of the transition table
+    ├── TransportError                        a request failed; says whether it may have left
+    │   └── SendDeadlinePassed                too late to send; nothing has left
+    ├── StoreError                            the store failed; says whether it may have committed
+    └── OutcomeUnknownError                   sent, but the answer could not be recorded: ask again later
+"""
+
+from datetime import timedelta
+from uuid import UUID
+
+import attrs
+
+from railcore.failures import PaymentFailureCode
+
+
+class RailcoreError(Exception):
+    """The root of every exception that railcore raises on purpose."""
+
+
+@attrs.define(eq=False, slots=False)
+class InvalidValueError(RailcoreError, ValueError):
+    """A value that cannot exist: *field* wanted one thing and found another."""
+
+    field: str
+    wanted: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: wanted {self.wanted}, found {self.found}"
+
+
+class MoneyError(InvalidValueError):
+    """An amount or a currency that cannot be expressed exactly. Nothing is rounded silently."""
+
+
+@attrs.define(eq=False, slots=False)
+class MisconfiguredError(RailcoreError, ValueError):
+    """Settings that contradict each other or lead nowhere; *place* names where."""
+
+    place: str
+    problem: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.problem}. {self.remedy}"
+
+
+class RefusedError(RailcoreError):
+    """Refused before anything was sent or stored."""
+
+    code: PaymentFailureCode = PaymentFailureCode.CONFIGURATION_ERROR
+
+
+@attrs.define(eq=False, slots=False)
+class RouteNotFoundError(RefusedError, LookupError):
+    """No route takes this context. *trace* says which candidates were looked at and why they were not taken."""
+
+    tenant_id: str
+    payment_option_key: str
+    trace: tuple[str, ...] = ()
+    code = PaymentFailureCode.ROUTE_NOT_FOUND
+
+    def __str__(self) -> str:
+        looked = "; ".join(self.trace) or "nothing is configured"
+        return (
+            f"no route for option {self.payment_option_key!r} of tenant {self.tenant_id!r} ({looked}). "
+            "Add an exact route, a default for the option, or a default route"
+        )
+
+
+@attrs.define(eq=False, slots=False)
+class UnsupportedOperationError(RefusedError):
+    """The route exists but cannot do what was asked."""
+
+    route: str
+    wanted: str
+    offered: str
+    code = PaymentFailureCode.UNSUPPORTED_OPERATION
+
+    def __str__(self) -> str:
+        return f"route {self.route} cannot do {self.wanted}; it offers {self.offered}"
+
+
+@attrs.define(eq=False, slots=False)
+class IdempotencyConflict(RefusedError):
+    """The idempotency key belongs to a request that differs in something that moves money."""
+
+    idempotency_key: str
+    execution_id: UUID
+    differs_in: tuple[str, ...]
+
+    def __str__(self) -> str:
+        fields = ", ".join(self.differs_in) or "what moves money"
+        return (
+            f"key {self.idempotency_key!r} already belongs to execution {self.execution_id}, which differs in {fields}. "
+            "Nothing was sent; use a new key for a new request"
+        )
+
+
+@attrs.define(eq=False, slots=False)
+class LiveExecutionExists(RefusedError):
+    """Another execution is collecting, or has collected, this debt."""
+
+    payment_id: str
+    execution_id: UUID | None
+
+    def __str__(self) -> str:
+        first = f"execution {self.execution_id}" if self.execution_id else "an earlier execution"
+        return f"payment {self.payment_id!r} is covered by {first}: together they would exceed what is due. Nothing was sent"
+
+
+@attrs.define(eq=False, slots=False)
+class LimitExceededError(RefusedError):
+    """More than the payment still allows, money in doubt counted."""
+
+    payment_id: str
+    operation: str
+    asked_minor: int
+    available_minor: int | None
+
+    def __str__(self) -> str:
+        rest = "less" if self.available_minor is None else f"{self.available_minor} minor units"
+        return (
+            f"{self.operation} of {self.asked_minor} minor units on payment {self.payment_id!r}: "
+            f"{rest} available, amounts in doubt counted. Nothing was sent"
+        )
+
+
+@attrs.define(eq=False, slots=False)
+class CurrencyMismatchError(RefusedError):
+    """The payment is held in another currency."""
+
+    payment_id: str
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"payment {self.payment_id!r} is not held in {self.wanted}. Nothing was sent; use the first execution's currency"
+
+
+@attrs.define(eq=False, slots=False)
+class ApprovalError(RefusedError):
+    """An operator's decision that the rail does not accept."""
+
+    execution_id: UUID
+    problem: str
+    code = PaymentFailureCode.UNSUPPORTED_OPERATION
+
+    def __str__(self) -> str:
+        return f"execution {self.execution_id}: {self.problem}"
+
+
+@attrs.define(eq=False, slots=False)
+class UnknownProviderError(RailcoreError, LookupError):
+    """No rail is registered for this rail and provider."""
+
+    wanted: str
+    offered: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"nothing is registered for {self.wanted}; registered are: {', '.join(self.offered) or 'none'}"
+
+
+@attrs.define(eq=False, slots=False)
+class ExecutionNotFoundError(RailcoreError, LookupError):
+    """No execution has this id."""
+
+    tenant_id: str
+    execution_id: UUID
+
+    def __str__(self) -> str:
+        return f"tenant {self.tenant_id!r} has no execution {self.execution_id}"
+
+
+@attrs.define(eq=False, slots=False)
+class InProgressError(RailcoreError):
+    """Another transaction holds the key or the payment just now. Retry after *retry_after*; nothing was sent."""
+
+    what: str
+    retry_after: timedelta
+
+    def __str__(self) -> str:
+        return f"{self.what} is in progress elsewhere; retry after {self.retry_after.total_seconds():g} s. Nothing was sent"
+
+
+@attrs.define(eq=False, slots=False)
+class IllegalTransitionError(RailcoreError):
+    """A change that is no edge of the transition table: a defect, never news."""
+
+    from_status: str
+    to_status: str
+
+    def __str__(self) -> str:
+        return f"no edge leads from {self.from_status} to {self.to_status}"
+
+
+@attrs.define(eq=False, slots=False)
+class TransportError(RailcoreError):
+    """A request got no answer. *may_have_left* is false only when it is proven that no byte reached the provider."""
+
+    problem: str
+    may_have_left: bool
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({'the request may have left' if self.may_have_left else 'nothing was sent'})"
+
+
+class SendDeadlinePassed(TransportError):
+    """The send deadline passed before the first byte; nothing was sent."""
+
+
+@attrs.define(eq=False, slots=False)
+class StoreError(RailcoreError):
+    """The store failed. Where *may_have_committed*, the same call with the same key finds out."""
+
+    problem: str
+    may_have_committed: bool
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({'the change may have been committed' if self.may_have_committed else 'nothing was committed'})"
+
+
+@attrs.define(eq=False, slots=False)
+class OutcomeUnknownError(RailcoreError):
+    """The provider was called, but what it said could not be recorded. The execution stays open and is looked up later."""
+
+    tenant_id: str
+    execution_id: UUID
+
+    def __str__(self) -> str:
+        return f"execution {self.execution_id} of tenant {self.tenant_id!r} was sent; its outcome could not be recorded and is unknown"
+
+

@@ -1,0 +1,152 @@
+"""The journal's events: every change of an execution has exactly one, with an id that every redelivery repeats."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID, uuid5
+
+import attrs
+
+from railcore.execution import PaymentExecution
+from railcore.lifecycle import Discrepancy, Fact
+
+BUCKETS: Final = 64
+"""How many delivery queues there are; a payment always falls into the same one."""
+
+_NAMESPACE: Final = UUID("6f2c1d5e-8f2b-5b0e-9d6c-0e1a7b3c4d5e")
+
+
+class EventType(StrEnum):
+    """The catalogue of events."""
+
+    STARTED = "billing.execution.started"
+    PENDING = "billing.execution.pending"
+    COMPLETED = "billing.execution.completed"
+    FAILED = "billing.execution.failed"
+    DISCREPANCY = "billing.execution.discrepancy"
+
+
+_BY_STATUS: Final = {
+    "processing": EventType.STARTED,
+    "pending": EventType.PENDING,
+    "completed": EventType.COMPLETED,
+    "failed": EventType.FAILED,
+}
+
+
+@attrs.frozen(kw_only=True)
+class EventDraft:
+    """
+    An event about to be stored together with the change that it tells of; the store adds its place in the payment.
+
+    Attributes:
+        event_id: Derived from tenant, execution and version: the same on every redelivery.
+        payload: JSON-like; holds opaque references only, no personal data.
+        bucket: The delivery queue, 0 to 63, by tenant and payment.
+    """
+
+    event_id: UUID
+    type: EventType
+    payload: Mapping[str, object] = attrs.field(hash=False)
+    bucket: int
+
+
+@attrs.frozen(kw_only=True)
+class JournalEvent:
+    """
+    An event as stored.
+
+    Attributes:
+        seq: 1, 2, 3 ... without a gap within one payment.
+        version: The execution's version that it tells of; None for a discrepancy, which changes no execution.
+    """
+
+    tenant_id: str
+    payment_id: str
+    seq: int
+    event_id: UUID
+    type: EventType
+    execution_id: UUID
+    version: int | None
+    from_status: str
+    to_status: str
+    payment_rail: str
+    payment_provider: str
+    idempotency_key: str
+    payload: Mapping[str, object] = attrs.field(hash=False)
+    occurred_at: datetime | None = None
+
+
+def event_id(tenant_id: str, execution_id: UUID, version: int) -> UUID:
+    """Return the id of the event that tells of *version* of an execution."""
+    return uuid5(_NAMESPACE, f"{tenant_id}/{execution_id}/{version}")
+
+
+def bucket_of(tenant_id: str, payment_id: str) -> int:
+    """Return the delivery queue of a payment, the same in every process and release."""
+    digest = hashlib.blake2b(f"{tenant_id}\x00{payment_id}".encode(), digest_size=2).digest()
+    return int.from_bytes(digest) % BUCKETS
+
+
+def draft_event(execution: PaymentExecution, fact: Fact | None = None, trace: tuple[str, ...] = ()) -> EventDraft:
+    """Return the event of the change that led to *execution* as it now is."""
+    return EventDraft(
+        event_id=event_id(execution.tenant_id, execution.execution_id, execution.version),
+        type=_BY_STATUS[execution.status],
+        payload=_payload(execution, fact, trace),
+        bucket=bucket_of(execution.tenant_id, execution.payment_id),
+    )
+
+
+def draft_discrepancy(execution: PaymentExecution, discrepancy: Discrepancy) -> EventDraft:
+    """Return the event that announces a contradiction."""
+    payload = {
+        **_identity(execution),
+        "discrepancy_id": str(discrepancy.discrepancy_id),
+        "kind": discrepancy.kind.value,
+        "sides": list(discrepancy.sides),
+        "needs_review": discrepancy.kind.needs_review,
+    }
+    return EventDraft(
+        event_id=discrepancy.discrepancy_id,
+        type=EventType.DISCREPANCY,
+        payload=payload,
+        bucket=bucket_of(execution.tenant_id, execution.payment_id),
+    )
+
+
+def _identity(execution: PaymentExecution) -> dict[str, object]:
+    context = execution.context
+    return {
+        "tenant_id": context.tenant_id,
+        "payment_id": context.payment_id,
+        "execution_id": str(execution.execution_id),
+        "operation": context.operation.value,
+        "amount_minor": context.money.amount_minor,
+        "currency": context.money.currency.code,
+        "payment_rail": execution.rail.value,
+        "payment_provider": execution.provider,
+        "account": execution.account,
+        "mode": execution.mode.value,
+        "idempotency_key": context.idempotency_key,
+    }
+
+
+def _payload(execution: PaymentExecution, fact: Fact | None, trace: tuple[str, ...]) -> dict[str, object]:
+    said = {
+        "version": execution.version,
+        "status": execution.status.value,
+        "pending_reason": execution.pending_reason,
+        "failure_code": execution.failure,
+        "cause_code": execution.cause,
+        "provider_ref": execution.provider_ref,
+        "settled_minor": execution.settled_minor,
+        "correlation_id": execution.context.correlation_id,
+        "source": None if fact is None else fact.source,
+        "actor": None if fact is None else fact.actor,
+        "evidence": None if fact is None else fact.evidence,
+        "route": list(trace) or None,
+    }
+    return {**_identity(execution), **{name: value for name, value in said.items() if value is not None}}

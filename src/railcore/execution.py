@@ -1,0 +1,180 @@
+"""One money-moving operation as it is stored, and the payment that several of them add up to."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import attrs
+
+from railcore import _checks
+from railcore.context import PaymentContext
+from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
+from railcore.failures import PaymentFailureCode
+from railcore.money import Currency, Money
+from railcore.results import NextAction
+
+_NOTHING: Final[Mapping[str, object]] = {}
+
+
+@attrs.frozen
+class Lease:
+    """
+    Who may act on an execution just now.
+
+    Attributes:
+        owner: Names the process, for people.
+        token: Fencing token: a write with an older one changes neither lease nor schedule.
+        until: Database time.
+    """
+
+    owner: str | None
+    token: int
+    until: datetime | None
+
+
+@attrs.frozen(kw_only=True)
+class PaymentExecution:
+    """
+    One money-moving operation, stored: the unit of idempotency and of doubt.
+
+    Attributes:
+        execution_id: Made by the client; means nothing, orders nothing.
+        context: What the host asked for, as stored.
+        rail, provider, account, mode: The route that was resolved when the execution was claimed.
+        status, pending_reason, failure, cause: See ``railcore.lifecycle``.
+        version: Counts changes; each has exactly one event.
+        phase: How many steps that move money have been begun; orders news across steps.
+        provider_ref: The provider's id of it.
+        settled_minor: What the provider says it moved or received so far.
+        next_action: What the payer has to do.
+        progress: Orders news of the same pending reason.
+        lease, send_count, first_sent_at, last_sent_at, next_check_at, check_count: Who acts, and when it is looked at next.
+    """
+
+    execution_id: UUID
+    context: PaymentContext
+    rail: PaymentRail
+    provider: str
+    account: str
+    mode: RouteMode
+    status: ExecutionStatus = ExecutionStatus.PROCESSING
+    pending_reason: PendingReason | None = None
+    failure: PaymentFailureCode | None = None
+    cause: PaymentFailureCode | None = None
+    version: int = 1
+    phase: int = 0
+    progress: int = 0
+    provider_ref: str | None = None
+    settled_minor: int | None = None
+    next_action: NextAction | None = None
+    expires_at: datetime | None = None
+    provider_response: Mapping[str, object] = attrs.field(default=_NOTHING, hash=False)
+    lease: Lease = Lease(None, 0, None)
+    send_count: int = 0
+    first_sent_at: datetime | None = None
+    last_sent_at: datetime | None = None
+    next_check_at: datetime | None = None
+    check_count: int = 0
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose money."""
+        return self.context.tenant_id
+
+    @property
+    def payment_id(self) -> str:
+        """The debt."""
+        return self.context.payment_id
+
+    @property
+    def idempotency_key(self) -> str:
+        """The host's key."""
+        return self.context.idempotency_key
+
+    @property
+    def operation(self) -> Operation:
+        """What it does."""
+        return self.context.operation
+
+    @property
+    def money(self) -> Money:
+        """How much was asked."""
+        return self.context.money
+
+    @property
+    def provider_key(self) -> str:
+        """The derived key at the provider."""
+        return self.context.provider_key
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the outcome may still change, so that somebody has to look again."""
+        return not self.status.is_terminal
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether money may have moved without a definite answer."""
+        return self.status is ExecutionStatus.PROCESSING or self.pending_reason is PendingReason.OUTCOME_UNKNOWN
+
+
+_amount = _checks.whole_number(0)
+
+
+@attrs.frozen(kw_only=True)
+class PaymentView:
+    """
+    The payment: all executions that collect one debt, in minor units of one currency.
+
+    Attributes:
+        seq: Number of the payment's last event.
+        due_minor: The whole debt.
+        charging_minor: In open charges and authorizations: in doubt or under way.
+        authorized_minor: Ever authorized, by charge or authorization.
+        capturing_minor, voiding_minor, refunding_minor: In open captures, voids and refunds.
+        captured_minor, voided_minor, refunded_minor: Completed ones.
+    """
+
+    tenant_id: str
+    payment_id: str
+    currency: Currency
+    seq: int = attrs.field(validator=_checks.whole_number(1))
+    due_minor: int = attrs.field(validator=_amount)
+    charging_minor: int = attrs.field(default=0, validator=_amount)
+    authorized_minor: int = attrs.field(default=0, validator=_amount)
+    capturing_minor: int = attrs.field(default=0, validator=_amount)
+    captured_minor: int = attrs.field(default=0, validator=_amount)
+    voiding_minor: int = attrs.field(default=0, validator=_amount)
+    voided_minor: int = attrs.field(default=0, validator=_amount)
+    refunding_minor: int = attrs.field(default=0, validator=_amount)
+    refunded_minor: int = attrs.field(default=0, validator=_amount)
+
+    @property
+    def chargeable_minor(self) -> int:
+        """What a new charge or authorization may still ask for."""
+        return self.due_minor - self.charging_minor - self.authorized_minor + self.voided_minor
+
+    @property
+    def capturable_minor(self) -> int:
+        """What a capture or a void may still ask for, doubt counted."""
+        taken = self.captured_minor + self.capturing_minor + self.voided_minor + self.voiding_minor
+        return self.authorized_minor - taken
+
+    @property
+    def refundable_minor(self) -> int:
+        """What a refund may still ask for, doubt counted."""
+        return self.captured_minor - self.refunded_minor - self.refunding_minor
+
+    def available_minor(self, operation: Operation) -> int:
+        """Return how much *operation* may still ask for."""
+        match operation:
+            case Operation.CHARGE | Operation.AUTHORIZE:
+                return self.chargeable_minor
+            case Operation.CAPTURE | Operation.VOID:
+                return self.capturable_minor
+            case Operation.REFUND:
+                return self.refundable_minor
+
+

@@ -1,0 +1,325 @@
+"""
+Every port. Adapters satisfy these by shape and import only values.
+
+A port with two colours of caller comes twice, as ``Name`` and ``AsyncName``, with the same method names. Stores raise ``StoreError``
+(which says whether the change may have been committed) and ``InProgressError``; transports raise ``TransportError``.
+"""
+
+from collections.abc import Generator, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar, runtime_checkable
+from uuid import UUID
+
+import attrs
+
+from railcore import _checks
+from railcore.clock import Deadline
+from railcore.context import PaymentContext
+from railcore.events import EventDraft, JournalEvent
+from railcore.execution import PaymentExecution, PaymentView
+from railcore.http import Exchange, HttpRequest, HttpResponse
+from railcore.lifecycle import Discrepancy
+from railcore.money import Money
+from railcore.observability import Observed
+from railcore.protocol import Acquired, Claim, ClaimOutcome, Recording
+from railcore.redaction import Secret
+from railcore.results import RailResult
+from railcore.routing import Resolution, RouteCapabilities
+
+Ask = TypeVar("Ask", covariant=True)
+Reply = TypeVar("Reply", contravariant=True)
+
+
+class Clock(Protocol):
+    """Time, injected. Leases and due times are the store's time instead."""
+
+    def now(self) -> datetime:
+        """Return the current instant, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds on a clock that is never set back and goes on during suspend."""
+        ...
+
+
+class RouteResolver(Protocol):
+    """Finds the route of a payment. Pure or cached: it is asked once for each new execution."""
+
+    def resolve(self, context: PaymentContext, /) -> Resolution:
+        """Return the route and why; raise ``RouteNotFoundError`` with the trace when there is none."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happened. Must be quick; what it raises is ignored, for no log line may break a payment."""
+
+    def observe(self, observed: Observed, /) -> None:
+        """Take note of *observed*."""
+        ...
+
+
+class CredentialSource(Protocol):
+    """Knows the credentials of an account. They are never stored by railcore."""
+
+    def secret(self, tenant_id: str, provider: str, account: str, /) -> Secret:
+        """Return the credential; raise ``MisconfiguredError`` naming the account when there is none."""
+        ...
+
+
+class Rail(Protocol):
+    """
+    One rail at one provider, synchronous. Implement it directly around a vendor's SDK; otherwise write flows.
+
+    Every method is total: a refusal is ``failed``, an answer that cannot be read is ``unknown``. It never repeats by itself a
+    request that moves money. An exception is taken as an unknown outcome.
+    """
+
+    @property
+    def capabilities(self) -> RouteCapabilities:
+        """What it can do, and the provider's timing bounds."""
+        ...
+
+    def execute(self, execution: PaymentExecution, /, *, send_by: Deadline) -> RailResult:
+        """Start the operation. No request that moves money may leave after *send_by*."""
+        ...
+
+    def advance(self, execution: PaymentExecution, /, *, send_by: Deadline) -> RailResult:
+        """Go on after a customer action. A rail of one step answers as ``check_status`` does."""
+        ...
+
+    def check_status(self, execution: PaymentExecution, /) -> RailResult:
+        """Ask what became of it. Only reads; idempotent."""
+        ...
+
+
+class AsyncRail(Protocol):
+    """The same, asynchronous."""
+
+    @property
+    def capabilities(self) -> RouteCapabilities:
+        """What it can do, and the provider's timing bounds."""
+        ...
+
+    async def execute(self, execution: PaymentExecution, /, *, send_by: Deadline) -> RailResult:
+        """Start the operation. No request that moves money may leave after *send_by*."""
+        ...
+
+    async def advance(self, execution: PaymentExecution, /, *, send_by: Deadline) -> RailResult:
+        """Go on after a customer action. A rail of one step answers as ``check_status`` does."""
+        ...
+
+    async def check_status(self, execution: PaymentExecution, /) -> RailResult:
+        """Ask what became of it. Only reads; idempotent."""
+        ...
+
+
+class FlowRail(Protocol[Ask, Reply]):
+    """A rail written once for both colours: each method returns a flow. ``DrivenRail`` and ``AsyncDrivenRail`` run it."""
+
+    @property
+    def capabilities(self) -> RouteCapabilities:
+        """What it can do, and the provider's timing bounds."""
+        ...
+
+    def execute(self, execution: PaymentExecution, /) -> Generator[Ask, Reply, RailResult]:
+        """Return the flow that starts the operation."""
+        ...
+
+    def advance(self, execution: PaymentExecution, /) -> Generator[Ask, Reply, RailResult]:
+        """Return the flow that goes on after a customer action."""
+        ...
+
+    def check_status(self, execution: PaymentExecution, /) -> Generator[Ask, Reply, RailResult]:
+        """Return the flow that asks what became of it; no request of it moves money."""
+        ...
+
+
+class CardGateway(Protocol):
+    """The client of one card provider behind ``CardPspRail``, as flows. Adding one changes no rail code."""
+
+    @property
+    def capabilities(self) -> RouteCapabilities:
+        """What the provider can do, and its timing bounds."""
+        ...
+
+    def start(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
+        """Return the flow that asks the provider to do it, carrying ``execution.provider_key``."""
+        ...
+
+    def advance(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
+        """Return the flow that goes on after a customer action."""
+        ...
+
+    def look_up(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
+        """Return the flow that reads back by ``provider_ref`` or ``provider_key``; ``RailResult.absent()`` when not found."""
+        ...
+
+
+class OpenBankingClient(Protocol):
+    """The client of one open-banking provider behind ``OpenBankingPaymentRail``, as flows."""
+
+    @property
+    def capabilities(self) -> RouteCapabilities:
+        """What the provider can do, and its timing bounds."""
+        ...
+
+    def initiate(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
+        """Return the flow that creates the payment order and answers with the redirect."""
+        ...
+
+    def look_up(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
+        """Return the flow that reads the order back; ``RailResult.absent()`` when not found."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class OperatorDecision:
+    """
+    What a named person decided, and on what evidence.
+
+    Attributes:
+        actor: Who; 1 to 128 visible ASCII characters.
+        evidence: An opaque reference to what it rests on (receipt, statement line); becomes the provider reference.
+        received: What was received; None means the amount asked.
+    """
+
+    actor: str = attrs.field(validator=_checks.text(128))
+    evidence: str = attrs.field(validator=_checks.text(255))
+    received: Money | None = attrs.field(default=None, validator=_checks.one_of(Money, optional=True))
+
+
+@runtime_checkable
+class OperatorDecided(Protocol):
+    """An optional power of a rail: a person may say what became of an execution. Pure; no I/O."""
+
+    def confirm(self, execution: PaymentExecution, decision: OperatorDecision, /) -> RailResult:
+        """Return what the confirmation means; raise ``ApprovalError`` when this person may not give it."""
+        ...
+
+    def reject(self, execution: PaymentExecution, decision: OperatorDecision, /) -> RailResult:
+        """Return what the rejection means; raise ``ApprovalError`` when this person may not give it."""
+        ...
+
+
+class Transport(Protocol):
+    """Sends one HTTP request, once. Raises ``TransportError``, which says whether it may have left."""
+
+    def send(self, request: HttpRequest, send_by: Deadline | None, /) -> HttpResponse:
+        """Return the answer. A request that moves money leaves before *send_by*, read after connecting, or not at all."""
+        ...
+
+
+class AsyncTransport(Protocol):
+    """The same, asynchronous."""
+
+    async def send(self, request: HttpRequest, send_by: Deadline | None, /) -> HttpResponse:
+        """Return the answer. A request that moves money leaves before *send_by*, read after connecting, or not at all."""
+        ...
+
+
+class ExecutionStore(Protocol):
+    """
+    Where executions live. Every writing method is one atomic, durable step that has happened when it returns.
+
+    The store's own clock dates everything; durations are given in seconds. Events of one payment are numbered 1, 2, 3 ...
+    """
+
+    def claim(self, claim: Claim, /) -> ClaimOutcome:
+        """Store a new execution and its event, unless its key, a limit or a live execution is in the way. Nothing else waits."""
+        ...
+
+    def record(self, recording: Recording, /) -> PaymentExecution | None:
+        """Store a change and its event where status and version are still those decided on; None when somebody knew first."""
+        ...
+
+    def acquire(self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /) -> Acquired | None:
+        """Take the lease of an open execution whose lease is free or expired, with a new fencing token; else None."""
+        ...
+
+    def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
+        """Commit a send mark and extend the lease, if ``execution.lease.token`` still holds it; else None."""
+        ...
+
+    def reschedule(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """Give the lease back and look again later, if ``execution.lease.token`` still holds it; whether it did."""
+        ...
+
+    def note(self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /) -> bool:
+        """Store a contradiction and its event, once; whether it was new."""
+        ...
+
+    def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
+        """Return an execution by its id."""
+        ...
+
+    def find(self, tenant_id: str, idempotency_key: str, /) -> PaymentExecution | None:
+        """Return the execution that holds a key."""
+        ...
+
+    def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
+        """Return the executions of a payment, oldest first."""
+        ...
+
+    def open_executions(self, limit: int, /) -> Sequence[PaymentExecution]:
+        """Return open executions, the one due first first."""
+        ...
+
+    def payment(self, tenant_id: str, payment_id: str, /) -> PaymentView | None:
+        """Return the payment's sums."""
+        ...
+
+    def events(self, tenant_id: str, payment_id: str, /) -> Sequence[JournalEvent]:
+        """Return the payment's events in order."""
+        ...
+
+
+class AsyncExecutionStore(Protocol):
+    """The same, asynchronous."""
+
+    async def claim(self, claim: Claim, /) -> ClaimOutcome:
+        """Store a new execution and its event, unless its key, a limit or a live execution is in the way. Nothing else waits."""
+        ...
+
+    async def record(self, recording: Recording, /) -> PaymentExecution | None:
+        """Store a change and its event where status and version are still those decided on; None when somebody knew first."""
+        ...
+
+    async def acquire(self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /) -> Acquired | None:
+        """Take the lease of an open execution whose lease is free or expired, with a new fencing token; else None."""
+        ...
+
+    async def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
+        """Commit a send mark and extend the lease, if ``execution.lease.token`` still holds it; else None."""
+        ...
+
+    async def reschedule(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """Give the lease back and look again later, if ``execution.lease.token`` still holds it; whether it did."""
+        ...
+
+    async def note(self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /) -> bool:
+        """Store a contradiction and its event, once; whether it was new."""
+        ...
+
+    async def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
+        """Return an execution by its id."""
+        ...
+
+    async def find(self, tenant_id: str, idempotency_key: str, /) -> PaymentExecution | None:
+        """Return the execution that holds a key."""
+        ...
+
+    async def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
+        """Return the executions of a payment, oldest first."""
+        ...
+
+    async def open_executions(self, limit: int, /) -> Sequence[PaymentExecution]:
+        """Return open executions, the one due first first."""
+        ...
+
+    async def payment(self, tenant_id: str, payment_id: str, /) -> PaymentView | None:
+        """Return the payment's sums."""
+        ...
+
+    async def events(self, tenant_id: str, payment_id: str, /) -> Sequence[JournalEvent]:
+        """Return the payment's events in order."""
+        ...

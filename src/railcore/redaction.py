@@ -1,0 +1,118 @@
+"""
+Keeping card numbers and secrets out of everything that is stored, logged or announced.
+
+Card numbers are runs of 13 to 19 digits that pass the Luhn check (ISO/IEC 7812-1), alone or with blanks, dots or dashes between
+groups. They are masked to the first six and the last four digits, which PCI DSS 3.4.1 allows to be shown.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NoReturn
+
+from typing_extensions import override
+
+from railcore.errors import InvalidValueError
+
+_CANDIDATE = re.compile(r"(?<!\d)\d(?:[ .\-]?\d){12,18}(?!\d)")
+_SECRET_NAMES = re.compile(
+    r"secret|password|passwd|token|authorization|api[_-]?key|cvv|cvc|pin\b|track[12]", re.IGNORECASE
+)
+MASK = "***"
+
+
+def passes_luhn(digits: str) -> bool:
+    """
+    Return whether *digits* carries a valid Luhn check digit.
+
+    >>> passes_luhn("4111111111111111"), passes_luhn("4111111111111112")
+    (True, False)
+    """
+    doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
+    return (sum(doubled) + sum(int(digit) for digit in digits[::-2])) % 10 == 0
+
+
+def holds_card_number(text: str) -> bool:
+    """Return whether *text* contains something that could be a card number."""
+    return any(passes_luhn(_digits(found.group())) for found in _CANDIDATE.finditer(text))
+
+
+def masked(text: str) -> str:
+    """
+    Return *text* with every possible card number masked.
+
+    >>> masked("card 4111 1111 1111 1111 declined")
+    'card 411111******1111 declined'
+    """
+    return _CANDIDATE.sub(_mask, text)
+
+
+def redacted(value: object) -> object:
+    """Return a JSON-like *value* with card numbers masked and values under secret-sounding names hidden."""
+    match value:
+        case str():
+            return masked(value)
+        case bool() | None:
+            return value
+        case int() if len(str(value)) > 12:  # noqa: PLR2004 - thirteen digits make a card number possible
+            return _masked_number(value)
+        case Mapping():
+            return {masked(str(name)): _under(str(name), inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [redacted(inner) for inner in value]
+        case _:
+            return value
+
+
+class Secret:
+    """A credential that shows itself only to ``reveal()``: not in repr, str, format, logs or pickles."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        if not value:
+            raise InvalidValueError("secret", "a non-empty text", "an empty one")
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the credential itself."""
+        return self._value
+
+    @override
+    def __repr__(self) -> str:
+        return f"Secret({MASK})"
+
+    @override
+    def __str__(self) -> str:
+        return MASK
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    @override
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled or copied into another process; load it there")
+
+
+def _digits(text: str) -> str:
+    return "".join(character for character in text if character.isdigit())
+
+
+def _mask(found: re.Match[str]) -> str:
+    digits = _digits(found.group())
+    if not passes_luhn(digits):
+        return found.group()
+    return digits[:6] + "*" * (len(digits) - 10) + digits[-4:]
+
+
+def _masked_number(number: int) -> int | str:
+    text = masked(str(number))
+    return number if text == str(number) else text
+
+
+def _under(name: str, value: object) -> object:
+    return MASK if _SECRET_NAMES.search(name) and value is not None else redacted(value)

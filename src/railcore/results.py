@@ -1,0 +1,224 @@
+"""What a rail answers: ``success``, ``pending`` or ``failed``, and never a failure that is only a guess."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, cast
+
+import attrs
+
+from railcore import _checks
+from railcore.enums import PendingReason
+from railcore.errors import InvalidValueError
+from railcore.failures import (
+    UNKNOWN_CAUSES,
+    DefiniteFailureCode,
+    PaymentFailureCode,
+    UnknownCause,
+)
+from railcore.money import Money
+from railcore.redaction import masked, redacted
+
+_RESPONSE_LIMIT: Final = 8192
+_NOTHING: Final[Mapping[str, object]] = {}
+
+
+class ResultStatus(StrEnum):
+    """The three answers."""
+
+    SUCCESS = "success"
+    PENDING = "pending"
+    FAILED = "failed"
+
+
+class NextActionKind(StrEnum):
+    """What the payer is shown."""
+
+    REDIRECT = "redirect"
+    FORM = "form"
+    QR = "qr"
+    QUOTE_REFERENCE = "quote_reference"
+
+
+@attrs.frozen(kw_only=True)
+class NextAction:
+    """
+    What the payer has to do next.
+
+    Attributes:
+        kind: Redirect to a URL, submit a form, show a QR code, or quote a reference in a transfer.
+        url: Where to send the payer, for ``redirect`` and ``form``.
+        reference: What to quote, for ``quote_reference``; the QR payload for ``qr``.
+        fields: Form fields or payment instructions, as texts.
+    """
+
+    kind: NextActionKind = attrs.field(validator=_checks.one_of(NextActionKind))
+    url: str | None = attrs.field(default=None, validator=_checks.text(2048, optional=True))
+    reference: str | None = attrs.field(default=None, validator=_checks.text(512, optional=True))
+    fields: Mapping[str, str] = attrs.field(factory=dict, validator=_checks.texts(40, 4096), hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        wants_url = self.kind in {NextActionKind.REDIRECT, NextActionKind.FORM}
+        if (self.url if wants_url else self.reference) is None:
+            raise InvalidValueError("next_action", "a url" if wants_url else "a reference", "None")
+
+
+def _safe_reference(reference: str | None) -> str | None:
+    return None if reference is None else masked(reference)
+
+
+def _safe_response(value: Mapping[str, object]) -> Mapping[str, object]:
+    if not value:
+        return _NOTHING
+    safe = cast("dict[str, object]", redacted(value))
+    size = len(json.dumps(safe, default=str))
+    if size > _RESPONSE_LIMIT:
+        raise InvalidValueError("provider_response", f"an allow-listed projection of at most {_RESPONSE_LIMIT} characters", f"{size}")
+    return safe
+
+
+@attrs.frozen(kw_only=True)
+class RailResult:
+    """
+    One answer of a rail. Build it with ``success``, ``pending``, ``unknown``, ``absent`` or ``failed``.
+
+    Attributes:
+        status: The answer.
+        provider_ref: The provider's id of what it did; always present on success.
+        reported: The amount that the provider says it moved or received so far.
+        pending_reason: Why it waits; pending only.
+        failure: The definite reason; failed only.
+        cause: Why the outcome is unknown; pending with ``outcome_unknown`` only.
+        is_absent: The provider knows nothing of this execution *now*; whether that proves anything is for rule R4.
+        next_action: What the payer has to do.
+        expires_at: When to ask again at the latest; passing it proves nothing.
+        progress: Orders news of the same pending reason: approvals given, or minor units received.
+        provider_response: An allow-listed projection of the answer; card numbers and secrets are masked here.
+    """
+
+    status: ResultStatus
+    provider_ref: str | None = attrs.field(default=None, converter=_safe_reference)
+    reported: Money | None = None
+    pending_reason: PendingReason | None = None
+    failure: PaymentFailureCode | None = None
+    cause: PaymentFailureCode | None = None
+    is_absent: bool = False
+    next_action: NextAction | None = None
+    expires_at: datetime | None = attrs.field(default=None, validator=_checks.aware)
+    progress: int = attrs.field(default=0, validator=_checks.whole_number(0))
+    provider_response: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_safe_response, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        match self.status:
+            case ResultStatus.SUCCESS:
+                self._allow(reference=True, reason=False, failure=False)
+                if self.reported is None:
+                    raise InvalidValueError("reported", "the amount that the provider reports", "None")
+            case ResultStatus.FAILED:
+                self._allow(reference=False, reason=False, failure=True)
+                if self.failure is None or not self.failure.is_definite:
+                    raise InvalidValueError("failure", "a code that proves that no money moved", f"{self.failure}")
+            case ResultStatus.PENDING:
+                self._allow(reference=False, reason=True, failure=False)
+                self._check_pending()
+            case _:
+                raise InvalidValueError("status", "success, pending or failed", _checks.shape(self.status))
+
+    def _allow(self, *, reference: bool, reason: bool, failure: bool) -> None:
+        if reference and not self.provider_ref:
+            raise InvalidValueError("provider_ref", "the provider's reference of a success", "none")
+        if (self.pending_reason is not None) is not reason:
+            raise InvalidValueError("pending_reason", "a reason exactly when pending", f"{self.pending_reason}")
+        if (self.failure is not None) is not failure:
+            raise InvalidValueError("failure", "a code exactly when failed", f"{self.failure}")
+
+    def _check_pending(self) -> None:
+        unknown = self.pending_reason is PendingReason.OUTCOME_UNKNOWN
+        if self.cause is not None and (not unknown or self.cause not in UNKNOWN_CAUSES):
+            raise InvalidValueError("cause", "the cause of an unknown outcome", f"{self.cause}")
+        if self.is_absent and not unknown:
+            raise InvalidValueError("is_absent", "an unknown outcome", f"{self.pending_reason}")
+
+    @classmethod
+    def success(
+        cls, provider_ref: str, reported: Money, *, provider_response: Mapping[str, object] = _NOTHING
+    ) -> "RailResult":
+        """Return a definite success: the provider moved *reported* and calls it *provider_ref*."""
+        return cls(
+            status=ResultStatus.SUCCESS,
+            provider_ref=provider_ref,
+            reported=reported,
+            provider_response=provider_response,
+        )
+
+    @classmethod
+    def pending(  # noqa: PLR0913 - keyword-only, one per thing a provider can say of something open
+        cls,
+        reason: PendingReason,
+        *,
+        provider_ref: str | None = None,
+        reported: Money | None = None,
+        next_action: NextAction | None = None,
+        expires_at: datetime | None = None,
+        progress: int = 0,
+        provider_response: Mapping[str, object] = _NOTHING,
+    ) -> "RailResult":
+        """Return that the provider has it and that *reason* says who acts next. Doubt is ``unknown``, not this."""
+        if reason is PendingReason.OUTCOME_UNKNOWN:
+            raise InvalidValueError("reason", "what the provider waits for; use RailResult.unknown", f"{reason}")
+        return cls(
+            status=ResultStatus.PENDING,
+            pending_reason=reason,
+            provider_ref=provider_ref,
+            reported=reported,
+            next_action=next_action,
+            expires_at=expires_at,
+            progress=progress,
+            provider_response=provider_response,
+        )
+
+    @classmethod
+    def unknown(
+        cls,
+        cause: UnknownCause,
+        *,
+        provider_ref: str | None = None,
+        provider_response: Mapping[str, object] = _NOTHING,
+    ) -> "RailResult":
+        """Return that the request may have left and no definite answer is known."""
+        return cls(
+            status=ResultStatus.PENDING,
+            pending_reason=PendingReason.OUTCOME_UNKNOWN,
+            cause=cause,
+            provider_ref=provider_ref,
+            provider_response=provider_response,
+        )
+
+    @classmethod
+    def absent(cls) -> "RailResult":
+        """Return that a lookup found nothing. The kernel decides by rule R4 whether that proves anything."""
+        return cls(
+            status=ResultStatus.PENDING, pending_reason=PendingReason.OUTCOME_UNKNOWN, is_absent=True
+        )
+
+    @classmethod
+    def failed(
+        cls,
+        code: DefiniteFailureCode,
+        *,
+        provider_ref: str | None = None,
+        provider_response: Mapping[str, object] = _NOTHING,
+    ) -> "RailResult":
+        """
+        Return a definite failure: no money moved and none will.
+
+        Raises:
+            InvalidValueError: *code* is ambiguous; use ``unknown``.
+        """
+        return cls(
+            status=ResultStatus.FAILED,
+            failure=code,
+            provider_ref=provider_ref,
+            provider_response=provider_response,
+        )
