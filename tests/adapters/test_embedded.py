@@ -47,6 +47,16 @@ def start(keeper, *_):
 cluster._Keeper.start = start
 EmbeddedPostgres().__enter__()
 """
+LEFT_IN_A_FORK = """
+import os, sys, psycopg
+from railcore_adapters.embedded import EmbeddedPostgres
+with EmbeddedPostgres(durable=False) as server:
+    if not os.fork():
+        sys.exit()
+    os.wait()
+    with psycopg.connect(server.conninfo) as connection:
+        print(connection.execute("SELECT 1").fetchone())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +70,16 @@ def ask(server: EmbeddedPostgres, question: str) -> object:
         row = connection.execute(question.encode()).fetchone()
     assert row
     return row[0]
+
+
+def run(program: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(SOURCES), *sys.path])},
+        start_new_session=True,
+    )
 
 
 def postmaster_pid(folder: Path) -> int:
@@ -159,14 +179,7 @@ def test_it_has_no_address_outside_its_block() -> None:
 
 @pytest.mark.parametrize("program", [KEPT, KEPT_WITH_A_FORK, KEPT_WHILE_STARTING])
 def test_a_killed_parent_leaves_nothing_behind(program: str) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(SOURCES)},
-        start_new_session=True,
-    )
-    with parent:
+    with run(program) as parent:
         assert parent.stdout
         folder = Path(parent.stdout.readline().strip())
         assert folder.is_dir()
@@ -254,6 +267,20 @@ def test_a_failed_start_leaves_no_folder(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(ServerStartError, match=short), EmbeddedPostgres({"no_such": ""}):
             pytest.fail("it started")
         assert list(Path(short).iterdir()) == []
+
+
+def test_a_program_without_an_interpreter_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with (
+        pytest.raises(UnsupportedPlatformError, match=r"wants a Python interpreter"),
+        EmbeddedPostgres(),
+    ):
+        pytest.fail("it started")
+
+
+def test_leaving_in_a_forked_copy_leaves_the_server_alone() -> None:
+    said, _ = run(LEFT_IN_A_FORK).communicate()
+    assert said == "(1,)\n"
 
 
 def test_windows_is_told_to_bring_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

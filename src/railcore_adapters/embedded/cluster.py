@@ -172,20 +172,22 @@ class _Keeper:
     """The parent's end of the dialogue with ``keeper.py``, which guards *folder* from now on."""
 
     def __init__(self, folder: Path) -> None:
-        if not sys.executable:
-            raise UnsupportedPlatformError(wanted="a Python in sys.executable", found="nothing")
         self.folder = folder
         self._owner = os.getpid()
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", KEEPER, folder],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env=_environment(),
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable or "", "-I", "-S", KEEPER, folder],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd="/",
+                env=_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            wanted = "a Python interpreter in sys.executable"
+            raise UnsupportedPlatformError(wanted, found=str(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +204,7 @@ class _Keeper:
             stdin.write(json.dumps(plan).encode() + b"\n")
         answer = stdout.readline().decode().strip()
         if answer != "ready":
-            raise ServerStartError(server, answer or "its keeper was killed", self.stop())
+            raise ServerStartError(server, answer or "its keeper ended without a word", self.stop())
 
     def stop(self) -> str:
         """Stop the server, remove the folder and return the end of the server's log."""
