@@ -30,6 +30,7 @@ _LENGTH: Final = re.compile(r"\d{1,9}")
 _SAID_ONCE: Final = frozenset(
     {"authorization", "content-length", "host", "idempotency-key", "x-sandbox-fault"},
 )
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _REASONS: Final = {int(status): status.phrase for status in HTTPStatus}
 
 
@@ -155,7 +156,7 @@ def json_response(
     headers: Sequence[tuple[str, str]] = (),
 ) -> Response:
     """Return *value* as a JSON answer."""
-    body = json.dumps(value, separators=(",", ":")).encode()
+    body = _encode(value).encode()
     return Response(status=status, body=body, headers=headers)
 
 
