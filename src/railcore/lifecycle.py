@@ -83,6 +83,8 @@ class Fact:
         phase: The step that it speaks of.
         actor: The named operator, for ``operator``.
         evidence: What the operator goes by, as opaque references.
+        is_own_try: It speaks only for the try of whoever brings it (their request never left), so that it counts only while
+            they hold the lease.
     """
 
     result: RailResult
@@ -90,6 +92,7 @@ class Fact:
     phase: int = 0
     actor: str | None = None
     evidence: str | None = None
+    is_own_try: bool = False
 
 
 class DiscrepancyKind(StrEnum):

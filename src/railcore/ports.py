@@ -229,7 +229,7 @@ class ExecutionStore(Protocol):
         ...
 
     def record(self, recording: Recording, /) -> PaymentExecution | None:
-        """Store a change and its event where status and version are still those decided on; None when somebody knew first."""
+        """Store a change and its event where status and version (and for a fenced one the lease) still stand; else None."""
         ...
 
     def acquire(self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /) -> Acquired | None:
@@ -281,7 +281,7 @@ class AsyncExecutionStore(Protocol):
         ...
 
     async def record(self, recording: Recording, /) -> PaymentExecution | None:
-        """Store a change and its event where status and version are still those decided on; None when somebody knew first."""
+        """Store a change and its event where status and version (and for a fenced one the lease) still stand; else None."""
         ...
 
     async def acquire(self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /) -> Acquired | None:

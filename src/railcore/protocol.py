@@ -70,12 +70,15 @@ class Recording:
         after: The same, evolved.
         event: Its event.
         next_check_s: Seconds until somebody looks again; None exactly when ``after`` is terminal.
+        is_fenced: Whether the news speaks only for the writer's own try (it never left), so that it counts only while
+            ``before.lease.token`` still holds the lease. A provider's answer is news from anybody.
     """
 
     before: PaymentExecution
     after: PaymentExecution
     event: EventDraft
     next_check_s: float | None
+    is_fenced: bool = False
 
     def __attrs_post_init__(self) -> None:
         if (self.next_check_s is None) is self.after.is_open:

@@ -42,12 +42,14 @@ class TimingBounds:
         latest_arrival_s: ``L``: how long after leaving a request may still arrive.
         read_lag_s: ``G``: how long the provider's reads may lag behind its writes.
         key_window_s: ``W``: how long the provider remembers an idempotency key; None means for ever.
+        answer_timeout_s: How long an answer is waited for; a lease has to outlast it.
     """
 
     send_deadline_s: float = attrs.field(default=5.0, validator=_checks.seconds)
     latest_arrival_s: float = attrs.field(default=120.0, validator=_checks.seconds)
     read_lag_s: float = attrs.field(default=60.0, validator=_checks.seconds)
     key_window_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(_checks.seconds))
+    answer_timeout_s: float = attrs.field(default=30.0, validator=_checks.seconds)
 
     def __attrs_post_init__(self) -> None:
         settled = self.send_deadline_s + self.latest_arrival_s

@@ -1,5 +1,6 @@
 -- Record what became of an execution: one row of verdict (recorded | stale), seq, at.
 -- The guard is status and version, not the lease: the answer of a writer that lost its lease is news like any other.
+-- What speaks only for the writer's own try (it never left) is fenced: it counts from the holder of the lease alone.
 -- Only the holder's token clears the lease and moves the schedule; a finished execution is never due.
 with x as (
   update railcore_execution set
@@ -18,6 +19,7 @@ with x as (
     updated_at = now()
   where tenant_id = :tenant_id::text and execution_id = :execution_id::uuid and payment_id = :payment_id::text
     and status = :from_status::text and version = :version::integer
+    and (lease_token = :token::bigint or not :fenced::boolean)
   returning tenant_id, operation, amount_minor, rail, provider, idempotency_key,
     status <> 'pending' as over, status = 'completed' as won
 ), p as (

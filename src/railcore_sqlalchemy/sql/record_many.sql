@@ -8,7 +8,7 @@ with i as materialized (
     ord integer, tenant_id text, execution_id uuid, payment_id text, version integer, from_status text, to_status text,
     pending_reason text, failure_code text, cause_code text, provider_ref text, settled_minor bigint, next_action text,
     expires_at timestamptz, provider_response text, token bigint, next_check_s float8, event_id uuid, event_type text,
-    payload text, bucket smallint)
+    payload text, bucket smallint, fenced boolean)
 ), o as materialized (
   select i.*, h.seq + 1 as seq, r.operation, r.amount_minor, r.rail, r.provider, r.idempotency_key,
     i.to_status <> 'pending' as over, i.to_status = 'completed' as won,
@@ -17,7 +17,8 @@ with i as materialized (
       when i.first and r.operation is not null and h.seq is not null then 'recorded'
       when not exists (
         select from railcore_execution s where s.tenant_id = i.tenant_id and s.execution_id = i.execution_id
-          and s.payment_id = i.payment_id and s.status = i.from_status and s.version = i.version) then 'stale'
+          and s.payment_id = i.payment_id and s.status = i.from_status and s.version = i.version
+          and (s.lease_token = i.token or not i.fenced)) then 'stale'
       when i.first then 'busy'
       else 'again'
     end as verdict
@@ -25,6 +26,7 @@ with i as materialized (
     select operation, amount_minor, rail, provider, idempotency_key from railcore_execution e
     where i.first and e.tenant_id = i.tenant_id and e.execution_id = i.execution_id and e.payment_id = i.payment_id
       and e.status = i.from_status and e.version = i.version
+      and (e.lease_token = i.token or not i.fenced)
     for no key update skip locked
   ) r on true left join lateral (
     select seq from railcore_payment p
