@@ -1,11 +1,13 @@
 """The values that engine and store exchange: what to claim, what to record, and what became of it."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
 import attrs
 
 from railcore import _checks
+from railcore.enums import ExecutionStatus
 from railcore.events import EventDraft
 from railcore.execution import PaymentExecution
 
@@ -91,3 +93,11 @@ class Acquired:
 
     execution: PaymentExecution
     at: datetime
+
+
+def in_the_way(executions: Sequence[PaymentExecution]) -> PaymentExecution | None:
+    """Return which execution of a payment a new charge runs into: open ones come first."""
+    collecting = [one for one in executions if not one.operation.follows_a_parent]
+    still_open = (one for one in collecting if one.is_open)
+    completed = (one for one in collecting if one.status is ExecutionStatus.COMPLETED)
+    return next(still_open, None) or next(completed, None)

@@ -1,0 +1,1 @@
+"""Fakes, conversations and contract classes for hosts and for authors of adapters."""

@@ -1,0 +1,1 @@
+"""One class of promises for each port; every implementation, ours or a stranger's, passes it."""
