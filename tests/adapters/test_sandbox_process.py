@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import subprocess
@@ -58,6 +59,15 @@ def test_it_hangs_up_when_it_stops() -> None:
             pass
     with connection:
         assert read_to_end(connection) == b""
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_it_closes_what_it_has_hardly_accepted(number: int) -> None:
+    with Sandbox() as sandbox:
+        connections = [connect(sandbox) for _ in range(number)]
+    for connection in connections:
+        connection.close()
+    gc.collect()  # a socket left open would be a warning, and a warning is an error
 
 
 def test_it_refuses_connections_once_stopped() -> None:
@@ -214,13 +224,4 @@ def test_the_pytest_fixture_is_a_fresh_running_sandbox(pytester: pytest.Pytester
             assert railcore_sandbox.accounts == {"main": "sk_sandbox_main"}
         """
     )
-    plugin = "railcore_adapters.sandbox.pytest_plugin"
-    outcome = pytester.runpytest_subprocess("-p", plugin, "-p", "no:cacheprovider")
-    outcome.assert_outcomes(passed=2)
-
-
-def test_the_pytest_fixture_comes_with_the_distribution() -> None:
-    from importlib.metadata import entry_points
-
-    (point,) = entry_points(group="pytest11", name="railcore")
-    assert point.value == "railcore_adapters.sandbox.pytest_plugin"
+    pytester.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=2)

@@ -16,6 +16,7 @@ from railcore_adapters.sandbox.ledger import Ledger, now, stamp
 from railcore_adapters.sandbox.orders import Order, read_return_url
 from railcore_adapters.sandbox.provider import Provider
 from railcore_adapters.sandbox.settings import Settings
+from railcore_adapters.sandbox.shelf import Kept
 from railcore_adapters.sandbox.wire import Refusal, Request, Response, json_response
 
 Status: TypeAlias = Literal["awaiting_authorization", "accepted", "settled", "rejected", "expired"]
@@ -44,26 +45,12 @@ _FORM: Final = """
 
 
 @dataclass(slots=True, kw_only=True)
-class Payment:
+class Payment(Kept):
     """A payment as the bank keeps it."""
 
-    id: str
-    order: Order
     return_url: str
     status: Status
-    created_at: datetime
     expires_at: datetime
-    made_at_s: float
-
-    @property
-    def account(self) -> str:
-        """Whose it is."""
-        return self.order.account
-
-    @property
-    def reference(self) -> str:
-        """The caller's name for it."""
-        return self.order.reference
 
 
 class Bank(Provider[Payment]):

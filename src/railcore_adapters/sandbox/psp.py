@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from secrets import token_hex
 from time import monotonic
 from typing import Any, Final
@@ -12,33 +11,20 @@ from railcore_adapters.sandbox.faults import Fault, Outcome
 from railcore_adapters.sandbox.ledger import now, stamp
 from railcore_adapters.sandbox.orders import Order, read_instrument
 from railcore_adapters.sandbox.provider import Provider, instrument_fault
+from railcore_adapters.sandbox.shelf import Kept
 from railcore_adapters.sandbox.wire import Response, invalid, json_response
 
 _STATUS_CODES: Final = {"succeeded": 201, "pending": 201, "declined": 402}
 
 
 @dataclass(slots=True, kw_only=True)
-class ChargeObject:
+class ChargeObject(Kept):
     """A charge as the PSP keeps it, also when no money moved."""
 
-    id: str
-    order: Order
     status: str
     decline_code: str | None
     settles_on_lookup: bool
-    created_at: datetime
-    made_at_s: float
     lookups: int = 0
-
-    @property
-    def account(self) -> str:
-        """Whose it is."""
-        return self.order.account
-
-    @property
-    def reference(self) -> str:
-        """The caller's name for it."""
-        return self.order.reference
 
 
 class Psp(Provider[ChargeObject]):

@@ -98,6 +98,9 @@ class Server:
             backlog=_BACKLOG,
         )
         await stopping.wait()
+        # A server closed while it accepts a connection would leave that socket open.
+        while accepting := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(accepting)
         server.close()
         while connections:
             for connection in list(connections):

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from railcore_adapters.sandbox.orders import Order
 
 
-class Kept(Protocol):
-    """What can be kept on a shelf."""
+@dataclass(slots=True, kw_only=True)
+class Kept:
+    """
+    What can be kept on a shelf.
 
-    @property
-    def id(self) -> str:
-        """The provider's own name for it."""
+    Attributes:
+        id: The provider's own name for it.
+        order: What was asked for.
+        created_at: When it was made.
+        made_at_s: The same on the monotonic clock.
+    """
+
+    id: str
+    order: Order
+    created_at: datetime
+    made_at_s: float
 
     @property
     def account(self) -> str:
         """Whose it is; another account does not see it."""
+        return self.order.account
 
     @property
     def reference(self) -> str:
         """The caller's name for it, which need not be unique."""
-
-    @property
-    def made_at_s(self) -> float:
-        """When it was made, on the monotonic clock."""
+        return self.order.reference
 
 
 K = TypeVar("K", bound=Kept)
