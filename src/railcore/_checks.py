@@ -8,9 +8,12 @@ from typing import Any
 from railcore.errors import InvalidValueError
 from railcore.redaction import holds_card_number
 
-
 Check = Callable[[Any, Any, Any], None]
-"""A validator as attrs calls it; attrs types all three per field, so one shared type can only say Any."""
+"""
+A validator as attrs calls it.
+
+Attrs types all three per field, so one shared type can only say Any.
+"""
 
 _NOT_VISIBLE_ASCII = re.compile(r"[^\x21-\x7e]")
 
@@ -21,11 +24,17 @@ def text(limit: int, *, optional: bool = False) -> Check:
     def check(_: Any, attribute: Any, value: Any) -> None:
         if value is None and optional:
             return
-        if not isinstance(value, str) or not 1 <= len(value) <= limit or _NOT_VISIBLE_ASCII.search(value):
+        if (
+            not isinstance(value, str)
+            or not 1 <= len(value) <= limit
+            or _NOT_VISIBLE_ASCII.search(value)
+        ):
             wanted = f"1 to {limit} visible ASCII characters without blanks"
             raise InvalidValueError(attribute.name, wanted, shape(value))
         if holds_card_number(value):
-            raise InvalidValueError(attribute.name, "an opaque reference or token", "what looks like a card number")
+            raise InvalidValueError(
+                attribute.name, "an opaque reference or token", "what looks like a card number"
+            )
 
     return check
 
@@ -62,21 +71,37 @@ def whole_number(least: int, *, optional: bool = False) -> Check:
 
 def seconds(_: Any, attribute: Any, value: Any) -> None:
     """Accept a finite number of seconds, zero or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value < float("inf")
+    ):
         raise InvalidValueError(attribute.name, "seconds, zero or more", repr(value)[:40])
 
 
 def texts(most: int, size: int) -> Check:
-    """Return a validator for a mapping of texts: at most *most* entries, *size* characters in all."""
+    """
+    Return a validator for a mapping of texts.
+
+    At most *most* entries, *size* characters in all.
+    """
 
     def check(_: Any, attribute: Any, value: Any) -> None:
         if not isinstance(value, Mapping) or len(value) > most:
-            raise InvalidValueError(attribute.name, f"a mapping of at most {most} texts", shape(value))
-        if not all(isinstance(name, str) and isinstance(inner, str) for name, inner in value.items()):
-            raise InvalidValueError(attribute.name, "text names and text values", "something else among them")
+            raise InvalidValueError(
+                attribute.name, f"a mapping of at most {most} texts", shape(value)
+            )
+        if not all(
+            isinstance(name, str) and isinstance(inner, str) for name, inner in value.items()
+        ):
+            raise InvalidValueError(
+                attribute.name, "text names and text values", "something else among them"
+            )
         joined = "".join(f"{name}{inner}" for name, inner in value.items())
         if len(joined) > size or "\x00" in joined or not joined.isprintable():
-            raise InvalidValueError(attribute.name, f"at most {size} printable characters in all", shape(value))
+            raise InvalidValueError(
+                attribute.name, f"at most {size} printable characters in all", shape(value)
+            )
 
     return check
 
@@ -87,7 +112,9 @@ def shape(value: object) -> str:
         case None:
             return "None"
         case str():
-            return f"a text of {len(value)} characters" + ("" if value.isascii() else ", some not ASCII")
+            return f"a text of {len(value)} characters" + (
+                "" if value.isascii() else ", some not ASCII"
+            )
         case datetime():
             return "a datetime without a time zone"
         case Mapping():

@@ -1,4 +1,8 @@
-"""Identifiers made by the client: UUID version 7 (RFC 9562, section 5.7), for index locality. They mean nothing and order nothing."""
+"""
+Identifiers made by the client: UUID version 7 (RFC 9562, section 5.7), for index locality.
+
+They mean nothing and order nothing.
+"""
 
 import os
 from collections.abc import Callable

@@ -8,7 +8,11 @@ import attrs
 
 
 class SystemClock:
-    """The machine's clocks. The monotonic one goes on during suspend where the system has such a clock."""
+    """
+    The machine's clocks.
+
+    The monotonic one goes on during suspend where the system has such a clock.
+    """
 
     def now(self) -> datetime:
         """Return the current instant, aware and in UTC."""

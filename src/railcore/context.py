@@ -24,19 +24,25 @@ class PaymentContext:
 
     Attributes:
         tenant_id: Whose money; 1 to 64 visible ASCII characters.
-        payment_id: The host's own name of the debt (invoice, order); 1 to 128 visible ASCII characters.
-        idempotency_key: Unique per tenant, whatever the operation, for ever; 1 to 255 visible ASCII characters.
+        payment_id: The host's own name of the debt (invoice, order); 1 to 128 visible ASCII
+            characters.
+        idempotency_key: Unique per tenant, whatever the operation, for ever; 1 to 255 visible ASCII
+            characters.
         money: How much, above zero.
-        payment_option_key: What the payer chose, for instance ``card.mada``; routes are found by it.
+        payment_option_key: What the payer chose, for instance ``card.mada``; routes are found by
+            it.
         operation: Charge unless said otherwise.
-        parent_execution_id: The execution that a capture, void or refund acts on; forbidden otherwise.
-        due: The whole debt, when this is one of several payments towards it. Default: ``money``, frozen by the first charge.
+        parent_execution_id: The execution that a capture, void or refund acts on; forbidden
+            otherwise.
+        due: The whole debt, when this is one of several payments towards it. Default: ``money``,
+            frozen by the first charge.
         payer_token: Opaque reference to the payer at the provider or, for the wallet, the account.
         instrument_token: Opaque reference to a stored instrument. Card numbers are refused.
         contract_id: For routing by contract terms.
         return_url: Where the payer comes back to after a customer action.
         correlation_id: Carried through to observers and events.
-        metadata: At most 40 texts of the host's own; never sent to a provider, never part of the fingerprint.
+        metadata: At most 40 texts of the host's own; never sent to a provider, never part of the
+            fingerprint.
         merchant_initiated: The payer is not present and agreed beforehand.
     """
 
@@ -45,7 +51,9 @@ class PaymentContext:
     idempotency_key: str = attrs.field(validator=_checks.text(255))
     money: Money = attrs.field(validator=_checks.one_of(Money))
     payment_option_key: str = attrs.field(validator=_checks.text(64))
-    operation: Operation = attrs.field(default=Operation.CHARGE, validator=_checks.one_of(Operation))
+    operation: Operation = attrs.field(
+        default=Operation.CHARGE, validator=_checks.one_of(Operation)
+    )
     parent_execution_id: UUID | None = attrs.field(
         default=None, validator=_checks.one_of(UUID, optional=True)
     )
@@ -70,7 +78,9 @@ class PaymentContext:
         if self.operation.follows_a_parent is (self.parent_execution_id is None):
             wanted = "the execution it acts on" if self.operation.follows_a_parent else "None"
             found = "None" if self.parent_execution_id is None else "an execution"
-            raise InvalidValueError("parent_execution_id", f"{wanted} for a {self.operation}", found)
+            raise InvalidValueError(
+                "parent_execution_id", f"{wanted} for a {self.operation}", found
+            )
         self._check_due()
 
     def _check_due(self) -> None:
@@ -79,7 +89,9 @@ class PaymentContext:
         if self.operation.follows_a_parent:
             raise InvalidValueError("due", f"None for a {self.operation}", str(self.due))
         if self.due.currency != self.money.currency or self.due < self.money:
-            raise InvalidValueError("due", f"at least {self.money} in the same currency", str(self.due))
+            raise InvalidValueError(
+                "due", f"at least {self.money} in the same currency", str(self.due)
+            )
 
     @property
     def due_minor(self) -> int:
@@ -88,7 +100,11 @@ class PaymentContext:
 
     @property
     def moves(self) -> Mapping[str, object]:
-        """All that decides which money moves; two requests under one key must agree on every entry."""
+        """
+        All that decides which money moves.
+
+        Two requests under one key must agree on every entry.
+        """
         return {
             "version": _FINGERPRINT_VERSION,
             "operation": self.operation,
@@ -97,7 +113,9 @@ class PaymentContext:
             "due_minor": self.due_minor,
             "payment_id": self.payment_id,
             "payment_option_key": self.payment_option_key,
-            "parent_execution_id": None if self.parent_execution_id is None else str(self.parent_execution_id),
+            "parent_execution_id": None
+            if self.parent_execution_id is None
+            else str(self.parent_execution_id),
             "payer_token": self.payer_token,
             "instrument_token": self.instrument_token,
             "contract_id": self.contract_id,
@@ -106,7 +124,11 @@ class PaymentContext:
 
     @cached_property
     def fingerprint(self) -> bytes:
-        """Thirty-two bytes over what moves money: not the route, metadata, correlation id or return URL."""
+        """
+        Thirty-two bytes over what moves money.
+
+        Not the route, metadata, correlation id or return URL.
+        """
         return hashlib.sha256(json.dumps(self.moves, sort_keys=True).encode()).digest()
 
     @cached_property
@@ -120,17 +142,21 @@ class PaymentContext:
         return tuple(name for name in mine if mine[name] != theirs[name])
 
 
-def derive_provider_key(tenant_id: str, operation: Operation, idempotency_key: str, step: str = "") -> str:
+def derive_provider_key(
+    tenant_id: str, operation: Operation, idempotency_key: str, step: str = ""
+) -> str:
     """
     Return the 32 hexadecimal characters that name a request at the provider.
 
-    It depends on nothing that the database could lose, so that a retry after a lost commit carries the same key.
+    It depends on nothing that the database could lose, so that a retry after a lost commit carries
+    the same key.
 
     Args:
         tenant_id: Whose money.
         operation: What is done.
         idempotency_key: The host's key.
-        step: Empty for the only or first request of an execution; the step's name for a further one.
+        step: Empty for the only or first request of an execution; the step's name for a further
+            one.
     """
     text = json.dumps([tenant_id, operation.value, idempotency_key, step])
     return hashlib.blake2b(text.encode(), digest_size=16, person=b"railcore-key").hexdigest()

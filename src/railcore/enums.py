@@ -32,7 +32,11 @@ _FOLLOW_UPS = frozenset({Operation.CAPTURE, Operation.VOID, Operation.REFUND})
 
 
 class ExecutionStatus(StrEnum):
-    """Where an execution stands. ``completed`` and ``failed`` are terminal: the row never changes."""
+    """
+    Where an execution stands. ``completed`` and ``failed`` are terminal.
+
+    The row never changes.
+    """
 
     PROCESSING = "processing"
     PENDING = "pending"

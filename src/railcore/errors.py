@@ -7,22 +7,21 @@ Exceptions: misuse and broken surroundings. What a provider refuses is a value, 
     ├── InvalidValueError (ValueError)        a value that cannot exist
     │   └── MoneyError                        an amount or currency that cannot be expressed
     ├── MisconfiguredError (ValueError)       settings that contradict each other or lead nowhere
-    ├── RefusedError                          refused before anything was sent or stored; has a failure code
-    │   ├── RouteNotFoundError (LookupError)  no route for the context; has the trace
-    │   ├── UnsupportedOperationError         the route cannot do this operation, currency or amount
-    │   ├── IdempotencyConflict               the key is taken by a request that differs
-    │   ├── LiveExecutionExists               the debt is already being collected, or is collected
-    │   ├── LimitExceededError                more than is authorized or captured, doubt included
-    │   ├── CurrencyMismatchError             the payment is held in another currency
-    │   └── ApprovalError                     the operator may not give this decision
-    ├── UnknownProviderError (LookupError)    no rail is registered for the route
-    ├── ExecutionNotFoundError (LookupError)  no such execution
-    ├── InProgressError                       somebody else holds the key just now: retry
-    ├── IllegalTransitionError                a change that is no edge of the transition table
-    ├── TransportError                        a request failed; says whether it may have left
-    │   └── SendDeadlinePassed                too late to send; nothing has left
-    ├── StoreError                            the store failed; says whether it may have committed
-    └── OutcomeUnknownError                   sent, but the answer could not be recorded: ask again later
+    ├── RefusedError                          refused before anything was sent or stored; has a
+    failure code │   ├── RouteNotFoundError (LookupError)  no route for the context; has the trace │
+    ├── UnsupportedOperationError         the route cannot do this operation, currency or amount │
+    ├── IdempotencyConflict               the key is taken by a request that differs │   ├──
+    LiveExecutionExists               the debt is already being collected, or is collected │   ├──
+    LimitExceededError                more than is authorized or captured, doubt included │   ├──
+    CurrencyMismatchError             the payment is held in another currency │   └── ApprovalError
+    the operator may not give this decision ├── UnknownProviderError (LookupError)    no rail is
+    registered for the route ├── ExecutionNotFoundError (LookupError)  no such execution ├──
+    InProgressError                       somebody else holds the key just now: retry ├──
+    IllegalTransitionError                a change that is no edge of the transition table ├──
+    TransportError                        a request failed; says whether it may have left │   └──
+    SendDeadlinePassed                too late to send; nothing has left ├── StoreError
+    the store failed; says whether it may have committed └── OutcomeUnknownError
+    sent, but the answer could not be recorded: ask again later
 """
 
 from datetime import timedelta
@@ -73,7 +72,11 @@ class RefusedError(RailcoreError):
 
 @attrs.define(eq=False, slots=False)
 class RouteNotFoundError(RefusedError, LookupError):
-    """No route takes this context. *trace* says which candidates were looked at and why they were not taken."""
+    """
+    No route takes this context.
+
+    *trace* says which candidates were looked at and why they were not taken.
+    """
 
     tenant_id: str
     payment_option_key: str
@@ -83,7 +86,8 @@ class RouteNotFoundError(RefusedError, LookupError):
     def __str__(self) -> str:
         looked = "; ".join(self.trace) or "nothing is configured"
         return (
-            f"no route for option {self.payment_option_key!r} of tenant {self.tenant_id!r} ({looked}). "
+            f"no route for option {self.payment_option_key!r} of tenant {self.tenant_id!r} "
+            f"({looked}). "
             "Add an exact route, a default for the option, or a default route"
         )
 
@@ -112,7 +116,8 @@ class IdempotencyConflict(RefusedError):
     def __str__(self) -> str:
         fields = ", ".join(self.differs_in) or "what moves money"
         return (
-            f"key {self.idempotency_key!r} already belongs to execution {self.execution_id}, which differs in {fields}. "
+            f"key {self.idempotency_key!r} already belongs to execution {self.execution_id}, "
+            f"which differs in {fields}. "
             "Nothing was sent; use a new key for a new request"
         )
 
@@ -126,7 +131,10 @@ class LiveExecutionExists(RefusedError):
 
     def __str__(self) -> str:
         first = f"execution {self.execution_id}" if self.execution_id else "an earlier execution"
-        return f"payment {self.payment_id!r} is covered by {first}: together they would exceed what is due. Nothing was sent"
+        return (
+            f"payment {self.payment_id!r} is covered by {first}: "
+            "together they would exceed what is due. Nothing was sent"
+        )
 
 
 @attrs.define(eq=False, slots=False)
@@ -154,7 +162,10 @@ class CurrencyMismatchError(RefusedError):
     wanted: str
 
     def __str__(self) -> str:
-        return f"payment {self.payment_id!r} is not held in {self.wanted}. Nothing was sent; use the first execution's currency"
+        return (
+            f"payment {self.payment_id!r} is not held in {self.wanted}. "
+            "Nothing was sent; use the first execution's currency"
+        )
 
 
 @attrs.define(eq=False, slots=False)
@@ -177,7 +188,8 @@ class UnknownProviderError(RailcoreError, LookupError):
     offered: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"nothing is registered for {self.wanted}; registered are: {', '.join(self.offered) or 'none'}"
+        offered = ", ".join(self.offered) or "none"
+        return f"nothing is registered for {self.wanted}; registered are: {offered}"
 
 
 @attrs.define(eq=False, slots=False)
@@ -193,13 +205,18 @@ class ExecutionNotFoundError(RailcoreError, LookupError):
 
 @attrs.define(eq=False, slots=False)
 class InProgressError(RailcoreError):
-    """Another transaction holds the key or the payment just now. Retry after *retry_after*; nothing was sent."""
+    """
+    Another transaction holds the key or the payment just now. Retry after *retry_after*.
+
+    Nothing was sent.
+    """
 
     what: str
     retry_after: timedelta
 
     def __str__(self) -> str:
-        return f"{self.what} is in progress elsewhere; retry after {self.retry_after.total_seconds():g} s. Nothing was sent"
+        wait_s = self.retry_after.total_seconds()
+        return f"{self.what} is in progress elsewhere; retry after {wait_s:g} s. Nothing was sent"
 
 
 @attrs.define(eq=False, slots=False)
@@ -215,13 +232,18 @@ class IllegalTransitionError(RailcoreError):
 
 @attrs.define(eq=False, slots=False)
 class TransportError(RailcoreError):
-    """A request got no answer. *may_have_left* is false only when it is proven that no byte reached the provider."""
+    """
+    A request got no answer.
+
+    *may_have_left* is false only when it is proven that no byte reached the provider.
+    """
 
     problem: str
     may_have_left: bool
 
     def __str__(self) -> str:
-        return f"{self.problem} ({'the request may have left' if self.may_have_left else 'nothing was sent'})"
+        left = "the request may have left" if self.may_have_left else "nothing was sent"
+        return f"{self.problem} ({left})"
 
 
 class SendDeadlinePassed(TransportError):
@@ -236,17 +258,23 @@ class StoreError(RailcoreError):
     may_have_committed: bool
 
     def __str__(self) -> str:
-        return f"{self.problem} ({'the change may have been committed' if self.may_have_committed else 'nothing was committed'})"
+        may = "the change may have been committed"
+        return f"{self.problem} ({may if self.may_have_committed else 'nothing was committed'})"
 
 
 @attrs.define(eq=False, slots=False)
 class OutcomeUnknownError(RailcoreError):
-    """The provider was called, but what it said could not be recorded. The execution stays open and is looked up later."""
+    """
+    The provider was called, but what it said could not be recorded.
+
+    The execution stays open and is looked up later.
+    """
 
     tenant_id: str
     execution_id: UUID
 
     def __str__(self) -> str:
-        return f"execution {self.execution_id} of tenant {self.tenant_id!r} was sent; its outcome could not be recorded and is unknown"
-
-
+        return (
+            f"execution {self.execution_id} of tenant {self.tenant_id!r} was sent; "
+            "its outcome could not be recorded and is unknown"
+        )

@@ -1,4 +1,8 @@
-"""The journal's events: every change of an execution has exactly one, with an id that every redelivery repeats."""
+"""
+The journal's events.
+
+Every change of an execution has exactly one, with an id that every redelivery repeats.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -39,7 +43,9 @@ _BY_STATUS: Final = {
 @attrs.frozen(kw_only=True)
 class EventDraft:
     """
-    An event about to be stored together with the change that it tells of; the store adds its place in the payment.
+    An event about to be stored with the change that it tells of.
+
+    The store adds its place in the payment.
 
     Attributes:
         event_id: Derived from tenant, execution and version: the same on every redelivery.
@@ -60,7 +66,8 @@ class JournalEvent:
 
     Attributes:
         seq: 1, 2, 3 ... without a gap within one payment.
-        version: The execution's version that it tells of; None for a discrepancy, which changes no execution.
+        version: The execution's version that it tells of; None for a discrepancy, which changes no
+            execution.
     """
 
     tenant_id: str
@@ -90,7 +97,9 @@ def bucket_of(tenant_id: str, payment_id: str) -> int:
     return int.from_bytes(digest) % BUCKETS
 
 
-def draft_event(execution: PaymentExecution, fact: Fact | None = None, trace: tuple[str, ...] = ()) -> EventDraft:
+def draft_event(
+    execution: PaymentExecution, fact: Fact | None = None, trace: tuple[str, ...] = ()
+) -> EventDraft:
     """Return the event of the change that led to *execution* as it now is."""
     return EventDraft(
         event_id=event_id(execution.tenant_id, execution.execution_id, execution.version),
@@ -134,7 +143,9 @@ def _identity(execution: PaymentExecution) -> dict[str, object]:
     }
 
 
-def _payload(execution: PaymentExecution, fact: Fact | None, trace: tuple[str, ...]) -> dict[str, object]:
+def _payload(
+    execution: PaymentExecution, fact: Fact | None, trace: tuple[str, ...]
+) -> dict[str, object]:
     said = {
         "version": execution.version,
         "status": execution.status.value,
@@ -149,4 +160,7 @@ def _payload(execution: PaymentExecution, fact: Fact | None, trace: tuple[str, .
         "evidence": None if fact is None else fact.evidence,
         "route": list(trace) or None,
     }
-    return {**_identity(execution), **{name: value for name, value in said.items() if value is not None}}
+    return {
+        **_identity(execution),
+        **{name: value for name, value in said.items() if value is not None},
+    }

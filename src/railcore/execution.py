@@ -49,7 +49,8 @@ class PaymentExecution:
         settled_minor: What the provider says it moved or received so far.
         next_action: What the payer has to do.
         progress: Orders news of the same pending reason.
-        lease, send_count, first_sent_at, last_sent_at, next_check_at, check_count: Who acts, and when it is looked at next.
+        lease, send_count, first_sent_at, last_sent_at, next_check_at, check_count: Who acts, and
+            when it is looked at next.
     """
 
     execution_id: UUID
@@ -117,7 +118,10 @@ class PaymentExecution:
     @property
     def is_in_doubt(self) -> bool:
         """Whether money may have moved without a definite answer."""
-        return self.status is ExecutionStatus.PROCESSING or self.pending_reason is PendingReason.OUTCOME_UNKNOWN
+        return (
+            self.status is ExecutionStatus.PROCESSING
+            or self.pending_reason is PendingReason.OUTCOME_UNKNOWN
+        )
 
 
 _amount = _checks.whole_number(0)
@@ -176,5 +180,3 @@ class PaymentView:
                 return self.capturable_minor
             case Operation.REFUND:
                 return self.refundable_minor
-
-

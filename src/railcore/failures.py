@@ -1,8 +1,9 @@
 """
 Why money did not move, in sixteen codes and four categories.
 
-Two codes are *ambiguous*: after them the money may have moved. They can only be the cause of an unknown outcome, never
-of a failure; ``DefiniteFailureCode`` and ``UnknownCause`` let a type checker say so, and ``RailResult`` refuses them at run time.
+Two codes are *ambiguous*: after them the money may have moved. They can only be the cause of an
+unknown outcome, never of a failure; ``DefiniteFailureCode`` and ``UnknownCause`` let a type checker
+say so, and ``RailResult`` refuses them at run time.
 """
 
 from collections.abc import Mapping
@@ -86,7 +87,11 @@ class PaymentFailureCode(StrEnum):
 
     @property
     def message_key(self) -> str:
-        """A key for a text that a payer may read; it gives nothing away about the host or the provider."""
+        """
+        A key for a text that a payer may read.
+
+        It gives nothing away about the host or the provider.
+        """
         return f"payment.failure.{_FACTS[self].payer_key}"
 
 
@@ -106,7 +111,11 @@ DefiniteFailureCode = Literal[
     PaymentFailureCode.UNSUPPORTED_OPERATION,
     PaymentFailureCode.INTERNAL_ERROR,
 ]
-"""The codes after which it is certain that no money moved. ``internal_error`` is one of them only before a send."""
+"""
+The codes after which it is certain that no money moved.
+
+``internal_error`` is one of them only before a send.
+"""
 
 UnknownCause = Literal[
     PaymentFailureCode.PROVIDER_TIMEOUT,

@@ -1,9 +1,10 @@
 """
 Running flows.
 
-A *flow* is a generator that asks for something (an HTTP request, a wallet transfer), is sent the answer, and returns a result. It
-knows no clock, no connection and no concurrency; ``drive`` and ``adrive`` bring those. An exception raised while answering is
-thrown into the flow at its ``yield``, where the flow says what it means for the money.
+A *flow* is a generator that asks for something (an HTTP request, a wallet transfer), is sent the
+answer, and returns a result. It knows no clock, no connection and no concurrency; ``drive`` and
+``adrive`` bring those. An exception raised while answering is thrown into the flow at its
+``yield``, where the flow says what it means for the money.
 """
 
 from collections.abc import Awaitable, Callable, Generator
@@ -35,7 +36,11 @@ def drive(flow: Generator[Ask, Reply, Result], answer: Callable[[Ask], Reply]) -
 async def adrive(
     flow: Generator[Ask, Reply, Result], answer: Callable[[Ask], Awaitable[Reply]]
 ) -> Result:
-    """Return the result of *flow*, awaiting *answer* for each thing that it asks for. Cancellation closes the flow."""
+    """
+    Return the result of *flow*, awaiting *answer* for each thing that it asks for.
+
+    Cancellation closes the flow.
+    """
     try:
         ask = next(flow)
         while True:

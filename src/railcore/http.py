@@ -21,7 +21,8 @@ class HttpRequest:
         url: Absolute.
         headers: As sent; credentials are added by the transport's authorizer, never here.
         body: Bytes as sent.
-        moves_money: Whether rules R1 to R5 bind it: it leaves only before the send deadline and is never repeated by a transport.
+        moves_money: Whether rules R1 to R5 bind it: it leaves only before the send deadline and is
+            never repeated by a transport.
     """
 
     method: str
@@ -47,7 +48,11 @@ class HttpResponse:
     body: bytes = attrs.field(default=b"", repr=False)
 
     def json_object(self) -> Mapping[str, object] | None:
-        """Return the body as a JSON object, or None when it is anything else. Reading is total: nothing is raised."""
+        """
+        Return the body as a JSON object, or None when it is anything else. Reading is total.
+
+        Nothing is raised.
+        """
         try:
             value: object = json.loads(self.body)
         except (ValueError, RecursionError):
@@ -56,4 +61,8 @@ class HttpResponse:
 
 
 Exchange = Generator[HttpRequest, HttpResponse, Answer]
-"""A conversation with a provider: yields requests, receives responses, returns its answer, mostly a ``RailResult``."""
+"""
+A conversation with a provider.
+
+Yields requests, receives responses, returns its answer, mostly a ``RailResult``.
+"""

@@ -1,8 +1,9 @@
 """
 What an engine decides, without any I/O: both colours of engine ask here.
 
-The rules are those of the call protocol: R1 claim before sending, R2 a send deadline, R3 resend only what is idempotent and only after
-a lookup, R4 when silence proves something, R5 only definite facts end an execution.
+The rules are those of the call protocol: R1 claim before sending, R2 a send deadline, R3 resend
+only what is idempotent and only after a lookup, R4 when silence proves something, R5 only definite
+facts end an execution.
 """
 
 from collections.abc import Callable
@@ -46,8 +47,9 @@ class EngineSettings:
 
     Attributes:
         owner: Names this process in leases, for people.
-        lease_s: For how long nobody else may act on an execution that this engine calls the provider for. Has to be longer
-            than any rail's send deadline and answer timeout together.
+        lease_s: For how long nobody else may act on an execution that this engine calls the
+            provider for. Has to be longer than any rail's send deadline and answer timeout
+            together.
         first_check_s: When an open execution is looked at again first; doubles with every look.
         last_check_s: The longest wait between two looks.
     """
@@ -132,10 +134,14 @@ class Kernel:
             ExecutionNotFoundError: There is no such parent.
         """
         if parent is None or payment is None or parent.payment_id != context.payment_id:
-            raise ExecutionNotFoundError(context.tenant_id, context.parent_execution_id or UUID(int=0))
+            raise ExecutionNotFoundError(
+                context.tenant_id, context.parent_execution_id or UUID(int=0)
+            )
         if parent.status is not ExecutionStatus.COMPLETED:
             raise UnsupportedOperationError(
-                parent.provider, f"{context.operation} of an execution that is {parent.status}", "completed executions"
+                parent.provider,
+                f"{context.operation} of an execution that is {parent.status}",
+                "completed executions",
             )
         route = self._route_of(parent)
         route.check(context)
@@ -143,7 +149,7 @@ class Kernel:
         return self._plan(context, route, (f"the parent's route: {route}",), head_seq=payment.seq)
 
     def send_by(self, timing: TimingBounds) -> Deadline:
-        """Return the send deadline of a request whose send mark is committed from now on (rule R2)."""
+        """Return the send deadline of a request that is marked as sent from now on (rule R2)."""
         monotonic = self.clock.monotonic
         return Deadline(monotonic() + timing.send_deadline_s, monotonic)
 
@@ -165,7 +171,9 @@ class Kernel:
         """
         if stored.context.fingerprint == context.fingerprint:
             return stored
-        raise IdempotencyConflict(context.idempotency_key, stored.execution_id, context.differences(stored.context))
+        raise IdempotencyConflict(
+            context.idempotency_key, stored.execution_id, context.differences(stored.context)
+        )
 
     def not_claimed(self, context: PaymentContext, outcome: ClaimOutcome) -> PaymentExecution:
         """
@@ -179,11 +187,15 @@ class Kernel:
                 return self.known(context, outcome.execution)
             case ClaimVerdict.LIVE:
                 found = outcome.execution
-                raise LiveExecutionExists(context.payment_id, None if found is None else found.execution_id)
+                raise LiveExecutionExists(
+                    context.payment_id, None if found is None else found.execution_id
+                )
             case ClaimVerdict.CURRENCY:
                 raise CurrencyMismatchError(context.payment_id, context.money.currency.code)
             case ClaimVerdict.LIMIT | ClaimVerdict.NO_PAYMENT:
-                raise LimitExceededError(context.payment_id, context.operation, context.money.amount_minor, None)
+                raise LimitExceededError(
+                    context.payment_id, context.operation, context.money.amount_minor, None
+                )
             case _:
                 raise InProgressError(f"payment {context.payment_id!r}", timedelta(seconds=_SOON_S))
 
@@ -191,23 +203,34 @@ class Kernel:
         """
         Return what the answer to our own request says of the execution.
 
-        The answer to a *repeated* request speaks for the first one only where the provider consulted the key: a refusal for
-        want of credentials, capacity or connection says nothing about the try before it.
+        The answer to a *repeated* request speaks for the first one only where the provider
+        consulted the key: a refusal for want of credentials, capacity or connection says nothing
+        about the try before it.
         """
-        own_try = result.failure is not None and result.failure.category is not FailureCategory.PERMANENT
+        own_try = (
+            result.failure is not None and result.failure.category is not FailureCategory.PERMANENT
+        )
         if own_try and execution.send_count > 1:
             return self._unknown(execution, PaymentFailureCode.PROVIDER_TIMEOUT)
-        return Fact(result=result, source=FactSource.CALL, phase=execution.phase, is_own_try=own_try)
+        return Fact(
+            result=result, source=FactSource.CALL, phase=execution.phase, is_own_try=own_try
+        )
 
     def fact_of_exception(self, execution: PaymentExecution) -> Fact:
         """Return what an exception during a call proves: nothing (rule R5)."""
         return self._unknown(execution, PaymentFailureCode.INTERNAL_ERROR)
 
     def fact_of_silence(self, execution: PaymentExecution) -> Fact:
-        """Return what is known when the send deadline passed before the call: this request never left."""
+        """
+        Return what is known when the send deadline passed before the call.
+
+        This request never left.
+        """
         return self.fact_of_answer(execution, RailResult.failed(PaymentFailureCode.NETWORK_ERROR))
 
-    def after_lookup(self, execution: PaymentExecution, result: RailResult, at: datetime) -> AfterLookup:
+    def after_lookup(
+        self, execution: PaymentExecution, result: RailResult, at: datetime
+    ) -> AfterLookup:
         """Return what *result* of a lookup, asked when the store's clock showed *at*, leads to."""
         if result.is_absent:
             return self._after_absence(execution, at)
@@ -218,7 +241,9 @@ class Kernel:
             return Record(Fact(result=result, source=FactSource.LOOKUP, phase=execution.phase))
         return self._nothing_new(execution, self.next_check_s(execution))
 
-    def recording(self, execution: PaymentExecution, fact: Fact, decision: Decision) -> Recording | None:
+    def recording(
+        self, execution: PaymentExecution, fact: Fact, decision: Decision
+    ) -> Recording | None:
         """Return the change to store for *decision*, if it makes one."""
         if decision.change is None:
             return None
@@ -232,7 +257,11 @@ class Kernel:
         )
 
     def next_check_s(self, execution: PaymentExecution) -> float:
-        """Return in how many seconds an open execution is looked at again; for ever, at most ``last_check_s`` apart."""
+        """
+        Return in how many seconds an open execution is looked at again.
+
+        For ever, at most ``last_check_s`` apart.
+        """
         settings = self.settings
         patience = settings.first_check_s * 2.0 ** min(execution.check_count, 30)
         if execution.pending_reason in _WAITS_FOR_PEOPLE:
@@ -243,7 +272,12 @@ class Kernel:
         return max(_SOON_S, min(patience, settings.last_check_s))
 
     def _plan(
-        self, context: PaymentContext, route: PaymentRoute, trace: tuple[str, ...], *, head_seq: int | None
+        self,
+        context: PaymentContext,
+        route: PaymentRoute,
+        trace: tuple[str, ...],
+        *,
+        head_seq: int | None,
     ) -> Plan:
         execution = PaymentExecution(
             execution_id=self.new_id(),
@@ -286,7 +320,9 @@ class Kernel:
             raise CurrencyMismatchError(context.payment_id, context.money.currency.code)
         available = payment.available_minor(context.operation)
         if context.money.amount_minor > available:
-            raise LimitExceededError(context.payment_id, context.operation, context.money.amount_minor, available)
+            raise LimitExceededError(
+                context.payment_id, context.operation, context.money.amount_minor, available
+            )
 
     def _after_absence(self, execution: PaymentExecution, at: datetime) -> AfterLookup:
         can = self.capabilities(execution)
@@ -297,7 +333,9 @@ class Kernel:
         if absence_is_proof(execution, can, at):
             failed = RailResult.failed(PaymentFailureCode.NETWORK_ERROR)
             return Record(Fact(result=failed, source=FactSource.LOOKUP, phase=execution.phase))
-        return self._nothing_new(execution, _until_proof_s(execution, can, at) or self.next_check_s(execution))
+        return self._nothing_new(
+            execution, _until_proof_s(execution, can, at) or self.next_check_s(execution)
+        )
 
     def _nothing_new(self, execution: PaymentExecution, wait_s: float) -> AfterLookup:
         if execution.status is not ExecutionStatus.PROCESSING:
@@ -305,14 +343,20 @@ class Kernel:
         return Record(self._unknown(execution, PaymentFailureCode.PROVIDER_TIMEOUT))
 
     def _unknown(self, execution: PaymentExecution, cause: UnknownCause) -> Fact:
-        return Fact(result=RailResult.unknown(cause), source=FactSource.KERNEL, phase=execution.phase)
+        return Fact(
+            result=RailResult.unknown(cause), source=FactSource.KERNEL, phase=execution.phase
+        )
 
 
 _WAITS_FOR_PEOPLE: Final = frozenset({PendingReason.AWAITING_FUNDS, PendingReason.MANUAL_REVIEW})
 
 
 def may_resend(execution: PaymentExecution, can: RouteCapabilities, at: datetime) -> bool:
-    """Return whether rule R3 allows the same request again: an idempotent provider, well inside its key window."""
+    """
+    Return whether rule R3 allows the same request again.
+
+    An idempotent provider, well inside its key window.
+    """
     if can.idempotency is Idempotency.NONE:
         return False
     if can.timing.key_window_s is None or execution.first_sent_at is None:
@@ -327,7 +371,9 @@ def absence_is_proof(execution: PaymentExecution, can: RouteCapabilities, at: da
     return can.lookup_is_authoritative and waiting_s is not None and waiting_s <= 0
 
 
-def _until_proof_s(execution: PaymentExecution, can: RouteCapabilities, at: datetime) -> float | None:
+def _until_proof_s(
+    execution: PaymentExecution, can: RouteCapabilities, at: datetime
+) -> float | None:
     if execution.last_sent_at is None or not can.lookup_is_authoritative:
         return None
     proven_at = execution.last_sent_at + timedelta(seconds=can.timing.silence_proves_after_s)
@@ -344,7 +390,8 @@ def check_leases(offered: Offered, settings: EngineSettings) -> None:
     for (rail, provider), can in offered.items():
         call_s = can.timing.send_deadline_s + can.timing.answer_timeout_s
         if settings.lease_s <= call_s:
-            problem = f"lease_s = {settings.lease_s:g} is not above send deadline + answer timeout = {call_s:g} s of {rail}/{provider}"
+            problem = (
+                f"lease_s = {settings.lease_s:g} is not above send deadline + answer timeout "
+                f"= {call_s:g} s of {rail}/{provider}"
+            )
             raise MisconfiguredError("settings.lease_s", problem, "Lengthen the lease")
-
-

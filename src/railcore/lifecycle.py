@@ -1,13 +1,15 @@
 """
 How news moves an execution.
 
-One table, ``TRANSITIONS``, drives this module, the database, the diagrams and the tests. News is a ``Fact``; ``decide`` says what it
-changes, ``evolve`` applies that. Two rules:
+One table, ``TRANSITIONS``, drives this module, the database, the diagrams and the tests. News is a
+``Fact``; ``decide`` says what it changes, ``evolve`` applies that. Two rules:
 
-1. *Definite beats pending, and pending facts are ranked.* A fact changes an open execution only when it outranks what is known.
-   Rank is (phase, reason, progress, content), a total order that knows nothing of arrival time, so every permutation of the
-   same facts, with any duplicates, ends in the same state.
-2. *Terminal rows never change.* News that contradicts one is a ``Discrepancy``, the same one whichever of the two came first.
+1. *Definite beats pending, and pending facts are ranked.* A fact changes an open execution only
+when it outranks what is known.
+   Rank is (phase, reason, progress, content), a total order that knows nothing of arrival time, so
+   every permutation of the same facts, with any duplicates, ends in the same state.
+2. *Terminal rows never change.* News that contradicts one is a ``Discrepancy``, the same one
+whichever of the two came first.
 """
 
 import hashlib
@@ -83,8 +85,8 @@ class Fact:
         phase: The step that it speaks of.
         actor: The named operator, for ``operator``.
         evidence: What the operator goes by, as opaque references.
-        is_own_try: It speaks only for the try of whoever brings it (their request never left), so that it counts only while
-            they hold the lease.
+        is_own_try: It speaks only for the try of whoever brings it (their request never left), so
+            that it counts only while they hold the lease.
     """
 
     result: RailResult
@@ -116,7 +118,8 @@ class Discrepancy:
     News that contradicts what is known: recorded and announced, never dropped, never overwriting.
 
     Attributes:
-        discrepancy_id: Derived from the execution, the kind and what disagrees, so that the same contradiction is stored once.
+        discrepancy_id: Derived from the execution, the kind and what disagrees, so that the same
+            contradiction is stored once.
         sides: The two claims, in an order that does not depend on which came first.
     """
 
@@ -145,7 +148,11 @@ class Change:
 
 @attrs.frozen
 class Decision:
-    """What news does: change the execution, contradict it, both, or nothing (it was known already)."""
+    """
+    What news does.
+
+    Change the execution, contradict it, both, or nothing (it was known already).
+    """
 
     change: Change | None = None
     discrepancy: Discrepancy | None = None
@@ -203,8 +210,10 @@ def check_edge(before: str, after: ExecutionStatus) -> None:
         raise IllegalTransitionError(str(before), str(after))
 
 
-def fold(execution: PaymentExecution, facts: tuple[Fact, ...]) -> tuple[PaymentExecution, frozenset[Discrepancy]]:
-    """Return *execution* after all *facts*, in the order given, and what contradicted it on the way."""
+def fold(
+    execution: PaymentExecution, facts: tuple[Fact, ...]
+) -> tuple[PaymentExecution, frozenset[Discrepancy]]:
+    """Return *execution* after all *facts* in their order, and what contradicted it on the way."""
     found = set[Discrepancy]()
     for fact in facts:
         decision = decide(execution, fact)
@@ -223,7 +232,9 @@ def _success(execution: PaymentExecution, fact: Fact) -> Decision:
         case ExecutionStatus.COMPLETED:
             return _second_success(execution, fact.result)
         case ExecutionStatus.FAILED:
-            return Decision(None, _late_success(execution, fact.result.provider_ref, execution.failure))
+            return Decision(
+                None, _late_success(execution, fact.result.provider_ref, execution.failure)
+            )
         case _:
             return Decision(_settled(fact, ExecutionStatus.COMPLETED, fact.result.provider_ref))
 
@@ -231,16 +242,27 @@ def _success(execution: PaymentExecution, fact: Fact) -> Decision:
 def _failure(execution: PaymentExecution, fact: Fact) -> Decision:
     match execution.status:
         case ExecutionStatus.COMPLETED:
-            return Decision(None, _late_success(execution, execution.provider_ref, fact.result.failure))
+            return Decision(
+                None, _late_success(execution, execution.provider_ref, fact.result.failure)
+            )
         case ExecutionStatus.FAILED if execution.failure is not fact.result.failure:
             return Decision(
                 None,
-                _discrepancy(execution, DiscrepancyKind.FAILURE_DIFFERS, str(execution.failure), str(fact.result.failure)),
+                _discrepancy(
+                    execution,
+                    DiscrepancyKind.FAILURE_DIFFERS,
+                    str(execution.failure),
+                    str(fact.result.failure),
+                ),
             )
         case ExecutionStatus.FAILED:
             return NO_NEWS
         case _:
-            return Decision(_settled(fact, ExecutionStatus.FAILED, fact.result.provider_ref or execution.provider_ref))
+            return Decision(
+                _settled(
+                    fact, ExecutionStatus.FAILED, fact.result.provider_ref or execution.provider_ref
+                )
+            )
 
 
 def _pending(execution: PaymentExecution, fact: Fact) -> Decision:
@@ -307,7 +329,11 @@ def _content(
     action: NextAction | None,
     expires_at: datetime | None,
 ) -> str:
-    shown = None if action is None else [action.kind, action.url, action.reference, sorted(action.fields.items())]
+    shown = (
+        None
+        if action is None
+        else [action.kind, action.url, action.reference, sorted(action.fields.items())]
+    )
     expiry = "" if expires_at is None else f"{expires_at.timestamp():020.6f}"
     return json.dumps([expiry, shown, cause])
 
@@ -341,7 +367,9 @@ def _waiting(execution: PaymentExecution, fact: Fact) -> Change:
 
 
 def _doubt(execution: PaymentExecution, fact: Fact) -> Change | None:
-    unknown = RailResult.unknown(PaymentFailureCode.INVALID_RESPONSE, provider_ref=fact.result.provider_ref)
+    unknown = RailResult.unknown(
+        PaymentFailureCode.INVALID_RESPONSE, provider_ref=fact.result.provider_ref
+    )
     return _pending(execution, attrs.evolve(fact, result=unknown)).change
 
 
@@ -359,7 +387,12 @@ def _second_success(execution: PaymentExecution, result: RailResult) -> Decision
         return NO_NEWS
     return Decision(
         None,
-        _discrepancy(execution, DiscrepancyKind.SECOND_REFERENCE, str(execution.provider_ref), str(result.provider_ref)),
+        _discrepancy(
+            execution,
+            DiscrepancyKind.SECOND_REFERENCE,
+            str(execution.provider_ref),
+            str(result.provider_ref),
+        ),
     )
 
 
@@ -367,7 +400,10 @@ def _late_success(
     execution: PaymentExecution, provider_ref: str | None, failure: PaymentFailureCode | None
 ) -> Discrepancy:
     return _discrepancy(
-        execution, DiscrepancyKind.SUCCESS_AFTER_FAILURE, f"failed {failure}", f"success {provider_ref}"
+        execution,
+        DiscrepancyKind.SUCCESS_AFTER_FAILURE,
+        f"failed {failure}",
+        f"success {provider_ref}",
     )
 
 

@@ -1,4 +1,8 @@
-"""Money as an integer of minor units and a currency. There is no float anywhere and nothing is rounded."""
+"""
+Money as an integer of minor units and a currency.
+
+There is no float anywhere and nothing is rounded.
+"""
 
 import re
 from collections.abc import Mapping
@@ -25,7 +29,11 @@ _EXPONENTS: Final[Mapping[int, str]] = {
     3: "BHD IQD JOD KWD LYD OMR TND",
     4: "CLF UYW",
 }
-"""Minor units by ISO 4217, list one, as published for 2026-01-01; codes without a minor unit (metals, funds) are left out."""
+"""
+Minor units by ISO 4217, list one, as published for 2026-01-01.
+
+Codes without a minor unit (metals, funds) are left out.
+"""
 
 _LARGEST: Final = 2**63 - 1
 _ISO_SHAPED: Final = re.compile("[A-Z]{3}")
@@ -48,7 +56,8 @@ class Currency:
 
     Attributes:
         code: Three capital letters, ISO 4217.
-        exponent: 0, 2, 3 or 4. ``Currency.of`` takes it from ISO 4217; give your own only where a provider differs.
+        exponent: 0, 2, 3 or 4. ``Currency.of`` takes it from ISO 4217; give your own only where a
+            provider differs.
     """
 
     code: str = attrs.field(validator=_code_is_iso_shaped)
@@ -76,7 +85,11 @@ class Currency:
 
 
 _BY_CODE: Final[Mapping[str, Currency]] = MappingProxyType(
-    {code: Currency(code, exponent) for exponent, codes in _EXPONENTS.items() for code in codes.split()}
+    {
+        code: Currency(code, exponent)
+        for exponent, codes in _EXPONENTS.items()
+        for code in codes.split()
+    }
 )
 
 AED: Final = _BY_CODE["AED"]
@@ -183,14 +196,16 @@ def minor_units(amount: Decimal, currency: Currency) -> int:
     >>> minor_units(Decimal("1.250"), KWD)
     1250
     """
-    if not amount.is_finite() or amount.adjusted() > 18:  # noqa: PLR2004 - beyond 63 bits in any currency
+    if not amount.is_finite() or amount.adjusted() > 18:
         raise MoneyError("amount", "a finite number below 10^19", str(amount)[:40])
     sign, digits, exponent = amount.as_tuple()
     shift = currency.exponent + int(exponent)
     number = int("".join(map(str, digits)) or "0")
     whole, rest = divmod(number * _power(shift), _power(-shift))
     if rest:
-        raise MoneyError("amount", f"at most {currency.exponent} decimal places for {currency}", str(amount)[:40])
+        raise MoneyError(
+            "amount", f"at most {currency.exponent} decimal places for {currency}", str(amount)[:40]
+        )
     return -whole if sign else whole
 
 

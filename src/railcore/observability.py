@@ -1,4 +1,8 @@
-"""What an ``Observer`` is told: one value a rail call, one value an outcome. Nothing in them is secret or personal."""
+"""
+What an ``Observer`` is told: one value a rail call, one value an outcome.
+
+Nothing in them is secret or personal.
+"""
 
 from typing import ClassVar
 from uuid import UUID
@@ -39,7 +43,11 @@ class RailObserved:
 
 @attrs.frozen(kw_only=True)
 class ExecutionObserved:
-    """One request of the host was answered with an execution; *is_repeat* when the key was known already."""
+    """
+    One request of the host was answered with an execution.
+
+    *is_repeat* when the key was known already.
+    """
 
     name: ClassVar[str] = "billing.execution.result"
     duration_ms: float

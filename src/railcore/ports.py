@@ -1,8 +1,9 @@
 """
 Every port. Adapters satisfy these by shape and import only values.
 
-A port with two colours of caller comes twice, as ``Name`` and ``AsyncName``, with the same method names. Stores raise ``StoreError``
-(which says whether the change may have been committed) and ``InProgressError``; transports raise ``TransportError``.
+A port with two colours of caller comes twice, as ``Name`` and ``AsyncName``, with the same method
+names. Stores raise ``StoreError`` (which says whether the change may have been committed) and
+``InProgressError``; transports raise ``TransportError``.
 """
 
 from collections.abc import Generator, Sequence
@@ -26,8 +27,8 @@ from railcore.redaction import Secret
 from railcore.results import RailResult
 from railcore.routing import Resolution, RouteCapabilities
 
-Ask = TypeVar("Ask", covariant=True)
-Reply = TypeVar("Reply", contravariant=True)
+Ask_co = TypeVar("Ask_co", covariant=True)
+Reply_contra = TypeVar("Reply_contra", contravariant=True)
 
 
 class Clock(Protocol):
@@ -46,12 +47,20 @@ class RouteResolver(Protocol):
     """Finds the route of a payment. Pure or cached: it is asked once for each new execution."""
 
     def resolve(self, context: PaymentContext, /) -> Resolution:
-        """Return the route and why; raise ``RouteNotFoundError`` with the trace when there is none."""
+        """
+        Return the route and why.
+
+        Raise ``RouteNotFoundError`` with the trace when there is none.
+        """
         ...
 
 
 class Observer(Protocol):
-    """Is told what happened. Must be quick; what it raises is ignored, for no log line may break a payment."""
+    """
+    Is told what happened. Must be quick.
+
+    What it raises is ignored, for no log line may break a payment.
+    """
 
     def observe(self, observed: Observed, /) -> None:
         """Take note of *observed*."""
@@ -62,16 +71,21 @@ class CredentialSource(Protocol):
     """Knows the credentials of an account. They are never stored by railcore."""
 
     def secret(self, tenant_id: str, provider: str, account: str, /) -> Secret:
-        """Return the credential; raise ``MisconfiguredError`` naming the account when there is none."""
+        """
+        Return the credential.
+
+        Raise ``MisconfiguredError`` naming the account when there is none.
+        """
         ...
 
 
 class Rail(Protocol):
     """
-    One rail at one provider, synchronous. Implement it directly around a vendor's SDK; otherwise write flows.
+    One rail at one provider, synchronous.
 
-    Every method is total: a refusal is ``failed``, an answer that cannot be read is ``unknown``. It never repeats by itself a
-    request that moves money. An exception is taken as an unknown outcome.
+    Implement it directly around a vendor's SDK; otherwise write flows. Every method is total: a
+    refusal is ``failed``, an answer that cannot be read is ``unknown``. It never repeats by itself
+    a request that moves money. An exception is taken as an unknown outcome.
     """
 
     @property
@@ -113,29 +127,43 @@ class AsyncRail(Protocol):
         ...
 
 
-class FlowRail(Protocol[Ask, Reply]):
-    """A rail written once for both colours: each method returns a flow. ``DrivenRail`` and ``AsyncDrivenRail`` run it."""
+class FlowRail(Protocol[Ask_co, Reply_contra]):
+    """
+    A rail written once for both colours: each method returns a flow.
+
+    ``DrivenRail`` and ``AsyncDrivenRail`` run it.
+    """
 
     @property
     def capabilities(self) -> RouteCapabilities:
         """What it can do, and the provider's timing bounds."""
         ...
 
-    def execute(self, execution: PaymentExecution, /) -> Generator[Ask, Reply, RailResult]:
+    def execute(
+        self, execution: PaymentExecution, /
+    ) -> Generator[Ask_co, Reply_contra, RailResult]:
         """Return the flow that starts the operation."""
         ...
 
-    def advance(self, execution: PaymentExecution, /) -> Generator[Ask, Reply, RailResult]:
+    def advance(
+        self, execution: PaymentExecution, /
+    ) -> Generator[Ask_co, Reply_contra, RailResult]:
         """Return the flow that goes on after a customer action."""
         ...
 
-    def check_status(self, execution: PaymentExecution, /) -> Generator[Ask, Reply, RailResult]:
+    def check_status(
+        self, execution: PaymentExecution, /
+    ) -> Generator[Ask_co, Reply_contra, RailResult]:
         """Return the flow that asks what became of it; no request of it moves money."""
         ...
 
 
 class CardGateway(Protocol):
-    """The client of one card provider behind ``CardPspRail``, as flows. Adding one changes no rail code."""
+    """
+    The client of one card provider behind ``CardPspRail``, as flows.
+
+    Adding one changes no rail code.
+    """
 
     @property
     def capabilities(self) -> RouteCapabilities:
@@ -151,7 +179,11 @@ class CardGateway(Protocol):
         ...
 
     def look_up(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
-        """Return the flow that reads back by ``provider_ref`` or ``provider_key``; ``RailResult.absent()`` when not found."""
+        """
+        Return the flow that reads back by ``provider_ref`` or ``provider_key``.
+
+        ``RailResult.absent()`` when not found.
+        """
         ...
 
 
@@ -179,13 +211,16 @@ class OperatorDecision:
 
     Attributes:
         actor: Who; 1 to 128 visible ASCII characters.
-        evidence: An opaque reference to what it rests on (receipt, statement line); becomes the provider reference.
+        evidence: An opaque reference to what it rests on (receipt, statement line); becomes the
+            provider reference.
         received: What was received; None means the amount asked.
     """
 
     actor: str = attrs.field(validator=_checks.text(128))
     evidence: str = attrs.field(validator=_checks.text(255))
-    received: Money | None = attrs.field(default=None, validator=_checks.one_of(Money, optional=True))
+    received: Money | None = attrs.field(
+        default=None, validator=_checks.one_of(Money, optional=True)
+    )
 
 
 @runtime_checkable
@@ -193,19 +228,35 @@ class OperatorDecided(Protocol):
     """An optional power of a rail: a person may say what became of an execution. Pure; no I/O."""
 
     def confirm(self, execution: PaymentExecution, decision: OperatorDecision, /) -> RailResult:
-        """Return what the confirmation means; raise ``ApprovalError`` when this person may not give it."""
+        """
+        Return what the confirmation means.
+
+        Raise ``ApprovalError`` when this person may not give it.
+        """
         ...
 
     def reject(self, execution: PaymentExecution, decision: OperatorDecision, /) -> RailResult:
-        """Return what the rejection means; raise ``ApprovalError`` when this person may not give it."""
+        """
+        Return what the rejection means.
+
+        Raise ``ApprovalError`` when this person may not give it.
+        """
         ...
 
 
 class Transport(Protocol):
-    """Sends one HTTP request, once. Raises ``TransportError``, which says whether it may have left."""
+    """
+    Sends one HTTP request, once.
+
+    Raises ``TransportError``, which says whether it may have left.
+    """
 
     def send(self, request: HttpRequest, send_by: Deadline | None, /) -> HttpResponse:
-        """Return the answer. A request that moves money leaves before *send_by*, read after connecting, or not at all."""
+        """
+        Return the answer.
+
+        A request that moves money leaves before *send_by*, read after connecting, or not at all.
+        """
         ...
 
 
@@ -213,38 +264,56 @@ class AsyncTransport(Protocol):
     """The same, asynchronous."""
 
     async def send(self, request: HttpRequest, send_by: Deadline | None, /) -> HttpResponse:
-        """Return the answer. A request that moves money leaves before *send_by*, read after connecting, or not at all."""
+        """
+        Return the answer.
+
+        A request that moves money leaves before *send_by*, read after connecting, or not at all.
+        """
         ...
 
 
 class ExecutionStore(Protocol):
     """
-    Where executions live. Every writing method is one atomic, durable step that has happened when it returns.
+    Where executions live.
 
-    The store's own clock dates everything; durations are given in seconds. Events of one payment are numbered 1, 2, 3 ...
+    Every writing method is one atomic, durable step that has happened when it returns. The store's
+    own clock dates everything; durations are given in seconds. Events of one payment are numbered
+    1, 2, 3 ...
     """
 
     def claim(self, claim: Claim, /) -> ClaimOutcome:
-        """Store a new execution and its event, unless its key, a limit or a live execution is in the way. Nothing else waits."""
+        """Store a new execution and its event, unless its key or a limit is in the way."""
         ...
 
     def record(self, recording: Recording, /) -> PaymentExecution | None:
-        """Store a change and its event where status and version (and for a fenced one the lease) still stand; else None."""
+        """Store a change and its event; None where status, version or a fence no longer hold."""
         ...
 
-    def acquire(self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /) -> Acquired | None:
-        """Take the lease of an open execution whose lease is free or expired, with a new fencing token; else None."""
+    def acquire(
+        self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /
+    ) -> Acquired | None:
+        """Take the free or expired lease of an open execution, with a new token; else None."""
         ...
 
     def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
-        """Commit a send mark and extend the lease, if ``execution.lease.token`` still holds it; else None."""
+        """
+        Commit a send mark and extend the lease, if ``execution.lease.token`` still holds it.
+
+        Else None.
+        """
         ...
 
     def reschedule(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
-        """Give the lease back and look again later, if ``execution.lease.token`` still holds it; whether it did."""
+        """
+        Give the lease back and look again later, if ``execution.lease.token`` still holds it.
+
+        Whether it did.
+        """
         ...
 
-    def note(self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /) -> bool:
+    def note(
+        self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /
+    ) -> bool:
         """Store a contradiction and its event, once; whether it was new."""
         ...
 
@@ -277,26 +346,40 @@ class AsyncExecutionStore(Protocol):
     """The same, asynchronous."""
 
     async def claim(self, claim: Claim, /) -> ClaimOutcome:
-        """Store a new execution and its event, unless its key, a limit or a live execution is in the way. Nothing else waits."""
+        """Store a new execution and its event, unless its key or a limit is in the way."""
         ...
 
     async def record(self, recording: Recording, /) -> PaymentExecution | None:
-        """Store a change and its event where status and version (and for a fenced one the lease) still stand; else None."""
+        """Store a change and its event; None where status, version or a fence no longer hold."""
         ...
 
-    async def acquire(self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /) -> Acquired | None:
-        """Take the lease of an open execution whose lease is free or expired, with a new fencing token; else None."""
+    async def acquire(
+        self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /
+    ) -> Acquired | None:
+        """Take the free or expired lease of an open execution, with a new token; else None."""
         ...
 
-    async def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
-        """Commit a send mark and extend the lease, if ``execution.lease.token`` still holds it; else None."""
+    async def mark_sent(
+        self, execution: PaymentExecution, lease_s: float, /
+    ) -> PaymentExecution | None:
+        """
+        Commit a send mark and extend the lease, if ``execution.lease.token`` still holds it.
+
+        Else None.
+        """
         ...
 
     async def reschedule(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
-        """Give the lease back and look again later, if ``execution.lease.token`` still holds it; whether it did."""
+        """
+        Give the lease back and look again later, if ``execution.lease.token`` still holds it.
+
+        Whether it did.
+        """
         ...
 
-    async def note(self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /) -> bool:
+    async def note(
+        self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /
+    ) -> bool:
         """Store a contradiction and its event, once; whether it was new."""
         ...
 

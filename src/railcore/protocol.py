@@ -1,4 +1,8 @@
-"""The values that engine and store exchange: what to claim, what to record, and what became of it."""
+"""
+The values that engine and store exchange.
+
+What to claim, what to record, and what became of it.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -34,9 +38,11 @@ class Claim:
         event: Its ``started`` event.
         owner: Who will send it.
         lease_s: For how long nobody else may.
-        is_sent: Whether this claim is also the send mark. False for enqueued work: not sent, no lease.
+        is_sent: Whether this claim is also the send mark. False for enqueued work: not sent, no
+            lease.
         check_after_s: When somebody looks at it at the latest.
-        head_seq: For capture, void and refund: the payment's ``seq`` that the decision was made on; a moved one is refused.
+        head_seq: For capture, void and refund: the payment's ``seq`` that the decision was made on;
+            a moved one is refused.
     """
 
     execution: PaymentExecution
@@ -55,7 +61,8 @@ class ClaimOutcome:
 
     Attributes:
         verdict: ``claimed``, ``duplicate``, or why it was refused.
-        execution: As stored: the claimed one, the one that holds the key, or for ``live`` the one in the way if known.
+        execution: As stored: the claimed one, the one that holds the key, or for ``live`` the one
+            in the way if known.
     """
 
     verdict: ClaimVerdict
@@ -72,8 +79,9 @@ class Recording:
         after: The same, evolved.
         event: Its event.
         next_check_s: Seconds until somebody looks again; None exactly when ``after`` is terminal.
-        is_fenced: Whether the news speaks only for the writer's own try (it never left), so that it counts only while
-            ``before.lease.token`` still holds the lease. A provider's answer is news from anybody.
+        is_fenced: Whether the news speaks only for the writer's own try (it never left), so that it
+            counts only while ``before.lease.token`` still holds the lease. A provider's answer is
+            news from anybody.
     """
 
     before: PaymentExecution

@@ -1,8 +1,9 @@
 """
 Keeping card numbers and secrets out of everything that is stored, logged or announced.
 
-Card numbers are runs of 13 to 19 digits that pass the Luhn check (ISO/IEC 7812-1), alone or with blanks, dots or dashes between
-groups. They are masked to the first six and the last four digits, which PCI DSS 3.4.1 allows to be shown.
+Card numbers are runs of 13 to 19 digits that pass the Luhn check (ISO/IEC 7812-1), alone or with
+blanks, dots or dashes between groups. They are masked to the first six and the last four digits,
+which PCI DSS 3.4.1 allows to be shown.
 """
 
 import re
@@ -47,13 +48,13 @@ def masked(text: str) -> str:
 
 
 def redacted(value: object) -> object:
-    """Return a JSON-like *value* with card numbers masked and values under secret-sounding names hidden."""
+    """Return a JSON-like *value* with card numbers masked and what is named like a secret hidden."""
     match value:
         case str():
             return masked(value)
         case bool() | None:
             return value
-        case int() if len(str(value)) > 12:  # noqa: PLR2004 - thirteen digits make a card number possible
+        case int() if len(str(value)) > 12:
             return _masked_number(value)
         case Mapping():
             return {masked(str(name)): _under(str(name), inner) for name, inner in value.items()}
@@ -64,7 +65,11 @@ def redacted(value: object) -> object:
 
 
 class Secret:
-    """A credential that shows itself only to ``reveal()``: not in repr, str, format, logs or pickles."""
+    """
+    A credential that shows itself only to ``reveal()``.
+
+    Not in repr, str, format, logs or pickles.
+    """
 
     __slots__ = ("_value",)
 

@@ -13,7 +13,11 @@ AnyRail = TypeVar("AnyRail", bound=Rail | AsyncRail)
 
 
 class PaymentRailRegistry(Generic[AnyRail]):
-    """The rails of one engine by (rail, provider); of one colour: ``PaymentRailRegistry[Rail]`` or ``[AsyncRail]``."""
+    """
+    The rails of one engine by (rail, provider); of one colour.
+
+    ``PaymentRailRegistry[Rail]`` or ``[AsyncRail]``.
+    """
 
     def __init__(self) -> None:
         self._rails = dict[tuple[PaymentRail, str], AnyRail]()
@@ -26,7 +30,11 @@ class PaymentRailRegistry(Generic[AnyRail]):
             MisconfiguredError: Something is registered there already.
         """
         if (rail, provider) in self._rails:
-            raise MisconfiguredError(f"{rail}/{provider}", "is registered already", "Register each rail at a provider once")
+            raise MisconfiguredError(
+                f"{rail}/{provider}",
+                "is registered already",
+                "Register each rail at a provider once",
+            )
         self._rails[rail, provider] = handler
 
     def find(self, rail: PaymentRail, provider: str, /) -> AnyRail:
@@ -44,5 +52,9 @@ class PaymentRailRegistry(Generic[AnyRail]):
 
     @property
     def offered(self) -> Mapping[tuple[PaymentRail, str], RouteCapabilities]:
-        """What is registered, and what each declares: what ``ConfigDrivenRouteResolver`` checks its routes against."""
+        """
+        What is registered, and what each declares.
+
+        What ``ConfigDrivenRouteResolver`` checks its routes against.
+        """
         return MappingProxyType({key: rail.capabilities for key, rail in self._rails.items()})

@@ -1,4 +1,8 @@
-"""What a rail answers: ``success``, ``pending`` or ``failed``, and never a failure that is only a guess."""
+"""
+What a rail answers.
+
+``success``, ``pending`` or ``failed``, and never a failure that is only a guess.
+"""
 
 import json
 from collections.abc import Mapping
@@ -56,7 +60,9 @@ class NextAction:
     kind: NextActionKind = attrs.field(validator=_checks.one_of(NextActionKind))
     url: str | None = attrs.field(default=None, validator=_checks.text(2048, optional=True))
     reference: str | None = attrs.field(default=None, validator=_checks.text(512, optional=True))
-    fields: Mapping[str, str] = attrs.field(factory=dict, validator=_checks.texts(40, 4096), hash=False)
+    fields: Mapping[str, str] = attrs.field(
+        factory=dict, validator=_checks.texts(40, 4096), hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
         wants_url = self.kind in {NextActionKind.REDIRECT, NextActionKind.FORM}
@@ -74,14 +80,20 @@ def _safe_response(value: Mapping[str, object]) -> Mapping[str, object]:
     safe = cast("dict[str, object]", redacted(value))
     size = len(json.dumps(safe, default=str))
     if size > _RESPONSE_LIMIT:
-        raise InvalidValueError("provider_response", f"an allow-listed projection of at most {_RESPONSE_LIMIT} characters", f"{size}")
+        raise InvalidValueError(
+            "provider_response",
+            f"an allow-listed projection of at most {_RESPONSE_LIMIT} characters",
+            f"{size}",
+        )
     return safe
 
 
 @attrs.frozen(kw_only=True)
 class RailResult:
     """
-    One answer of a rail. Build it with ``success``, ``pending``, ``unknown``, ``absent`` or ``failed``.
+    One answer of a rail.
+
+    Build it with ``success``, ``pending``, ``unknown``, ``absent`` or ``failed``.
 
     Attributes:
         status: The answer.
@@ -90,11 +102,13 @@ class RailResult:
         pending_reason: Why it waits; pending only.
         failure: The definite reason; failed only.
         cause: Why the outcome is unknown; pending with ``outcome_unknown`` only.
-        is_absent: The provider knows nothing of this execution *now*; whether that proves anything is for rule R4.
+        is_absent: The provider knows nothing of this execution *now*; whether that proves anything
+            is for rule R4.
         next_action: What the payer has to do.
         expires_at: When to ask again at the latest; passing it proves nothing.
         progress: Orders news of the same pending reason: approvals given, or minor units received.
-        provider_response: An allow-listed projection of the answer; card numbers and secrets are masked here.
+        provider_response: An allow-listed projection of the answer; card numbers and secrets are
+            masked here.
     """
 
     status: ResultStatus
@@ -107,29 +121,39 @@ class RailResult:
     next_action: NextAction | None = None
     expires_at: datetime | None = attrs.field(default=None, validator=_checks.aware)
     progress: int = attrs.field(default=0, validator=_checks.whole_number(0))
-    provider_response: Mapping[str, object] = attrs.field(default=_NOTHING, converter=_safe_response, hash=False)
+    provider_response: Mapping[str, object] = attrs.field(
+        default=_NOTHING, converter=_safe_response, hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
         match self.status:
             case ResultStatus.SUCCESS:
                 self._allow(reference=True, reason=False, failure=False)
                 if self.reported is None:
-                    raise InvalidValueError("reported", "the amount that the provider reports", "None")
+                    raise InvalidValueError(
+                        "reported", "the amount that the provider reports", "None"
+                    )
             case ResultStatus.FAILED:
                 self._allow(reference=False, reason=False, failure=True)
                 if self.failure is None or not self.failure.is_definite:
-                    raise InvalidValueError("failure", "a code that proves that no money moved", f"{self.failure}")
+                    raise InvalidValueError(
+                        "failure", "a code that proves that no money moved", f"{self.failure}"
+                    )
             case ResultStatus.PENDING:
                 self._allow(reference=False, reason=True, failure=False)
                 self._check_pending()
             case _:
-                raise InvalidValueError("status", "success, pending or failed", _checks.shape(self.status))
+                raise InvalidValueError(
+                    "status", "success, pending or failed", _checks.shape(self.status)
+                )
 
     def _allow(self, *, reference: bool, reason: bool, failure: bool) -> None:
         if reference and not self.provider_ref:
             raise InvalidValueError("provider_ref", "the provider's reference of a success", "none")
         if (self.pending_reason is not None) is not reason:
-            raise InvalidValueError("pending_reason", "a reason exactly when pending", f"{self.pending_reason}")
+            raise InvalidValueError(
+                "pending_reason", "a reason exactly when pending", f"{self.pending_reason}"
+            )
         if (self.failure is not None) is not failure:
             raise InvalidValueError("failure", "a code exactly when failed", f"{self.failure}")
 
@@ -142,7 +166,11 @@ class RailResult:
 
     @classmethod
     def success(
-        cls, provider_ref: str, reported: Money, *, provider_response: Mapping[str, object] = _NOTHING
+        cls,
+        provider_ref: str,
+        reported: Money,
+        *,
+        provider_response: Mapping[str, object] = _NOTHING,
     ) -> "RailResult":
         """Return a definite success: the provider moved *reported* and calls it *provider_ref*."""
         return cls(
@@ -153,7 +181,7 @@ class RailResult:
         )
 
     @classmethod
-    def pending(  # noqa: PLR0913 - keyword-only, one per thing a provider can say of something open
+    def pending(
         cls,
         reason: PendingReason,
         *,
@@ -164,9 +192,15 @@ class RailResult:
         progress: int = 0,
         provider_response: Mapping[str, object] = _NOTHING,
     ) -> "RailResult":
-        """Return that the provider has it and that *reason* says who acts next. Doubt is ``unknown``, not this."""
+        """
+        Return that the provider has it and that *reason* says who acts next.
+
+        Doubt is ``unknown``, not this.
+        """
         if reason is PendingReason.OUTCOME_UNKNOWN:
-            raise InvalidValueError("reason", "what the provider waits for; use RailResult.unknown", f"{reason}")
+            raise InvalidValueError(
+                "reason", "what the provider waits for; use RailResult.unknown", f"{reason}"
+            )
         return cls(
             status=ResultStatus.PENDING,
             pending_reason=reason,
@@ -197,9 +231,15 @@ class RailResult:
 
     @classmethod
     def absent(cls) -> "RailResult":
-        """Return that a lookup found nothing. The kernel decides by rule R4 whether that proves anything."""
+        """
+        Return that a lookup found nothing.
+
+        The kernel decides by rule R4 whether that proves anything.
+        """
         return cls(
-            status=ResultStatus.PENDING, pending_reason=PendingReason.OUTCOME_UNKNOWN, is_absent=True
+            status=ResultStatus.PENDING,
+            pending_reason=PendingReason.OUTCOME_UNKNOWN,
+            is_absent=True,
         )
 
     @classmethod

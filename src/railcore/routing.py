@@ -28,7 +28,12 @@ from railcore.enums import (
     RouteMode,
     SettlementMode,
 )
-from railcore.errors import InvalidValueError, MisconfiguredError, RouteNotFoundError, UnsupportedOperationError
+from railcore.errors import (
+    InvalidValueError,
+    MisconfiguredError,
+    RouteNotFoundError,
+    UnsupportedOperationError,
+)
 from railcore.money import Currency, Money
 
 
@@ -41,14 +46,17 @@ class TimingBounds:
         send_deadline_s: ``D``: how long after the send mark the first byte may leave.
         latest_arrival_s: ``L``: how long after leaving a request may still arrive.
         read_lag_s: ``G``: how long the provider's reads may lag behind its writes.
-        key_window_s: ``W``: how long the provider remembers an idempotency key; None means for ever.
+        key_window_s: ``W``: how long the provider remembers an idempotency key; None means for
+            ever.
         answer_timeout_s: How long an answer is waited for; a lease has to outlast it.
     """
 
     send_deadline_s: float = attrs.field(default=5.0, validator=_checks.seconds)
     latest_arrival_s: float = attrs.field(default=120.0, validator=_checks.seconds)
     read_lag_s: float = attrs.field(default=60.0, validator=_checks.seconds)
-    key_window_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(_checks.seconds))
+    key_window_s: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_checks.seconds)
+    )
     answer_timeout_s: float = attrs.field(default=30.0, validator=_checks.seconds)
 
     def __attrs_post_init__(self) -> None:
@@ -59,24 +67,28 @@ class TimingBounds:
 
     @property
     def silence_proves_after_s(self) -> float:
-        """How long after the last send an authoritative "not found" proves that nothing happened (rule R4)."""
+        """How long after the last send "not found" proves that nothing happened (rule R4)."""
         return self.send_deadline_s + self.latest_arrival_s + self.read_lag_s
 
 
 @attrs.frozen(kw_only=True)
 class RouteCapabilities:
     """
-    What a rail at a provider can do; declared by the adapter, narrowed by configuration, never widened.
+    What a rail at a provider can do.
+
+    Declared by the adapter, narrowed by configuration, never widened.
 
     Attributes:
         operations: What can be asked.
         currencies: ISO codes; None means any.
         supports_async: Whether it can answer "pending".
         settlement_mode: When success means money.
-        partial_capture, multiple_capture, partial_refund, multiple_refund: What follow-ups may look like.
+        partial_capture, multiple_capture, partial_refund, multiple_refund: What follow-ups may look
+            like.
         idempotency: What makes a resend harmless; ``lookup``: how a lost answer is found again.
         lookup_is_authoritative: Whether "not found" can ever prove anything.
-        most_decimals: The provider cannot express more decimal places; None means the currency's own.
+        most_decimals: The provider cannot express more decimal places; None means the currency's
+            own.
         timing: D, L, G and W.
     """
 
@@ -114,7 +126,8 @@ class PaymentRoute:
     Attributes:
         name: As configured.
         rail, provider: What is registered.
-        account: One set of credentials at the provider; for the wallet, the house account that receives.
+        account: One set of credentials at the provider; for the wallet, the house account that
+            receives.
         mode: ``live`` or ``sandbox``.
         capabilities: What it can do.
     """
@@ -139,12 +152,18 @@ class PaymentRoute:
         """
         can = self.capabilities
         if context.operation not in can.operations:
-            raise UnsupportedOperationError(self.name, context.operation, ", ".join(sorted(can.operations)))
+            raise UnsupportedOperationError(
+                self.name, context.operation, ", ".join(sorted(can.operations))
+            )
         code = context.money.currency.code
         if can.currencies is not None and code not in can.currencies:
-            raise UnsupportedOperationError(self.name, f"currency {code}", ", ".join(sorted(can.currencies)))
+            raise UnsupportedOperationError(
+                self.name, f"currency {code}", ", ".join(sorted(can.currencies))
+            )
         if not can.can_express(context.money):
-            raise UnsupportedOperationError(self.name, f"{context.money}", f"{can.most_decimals} decimal places")
+            raise UnsupportedOperationError(
+                self.name, f"{context.money}", f"{can.most_decimals} decimal places"
+            )
 
 
 @attrs.frozen
@@ -156,7 +175,11 @@ class Resolution:
 
 
 Offered = Mapping[tuple[PaymentRail, str], RouteCapabilities]
-"""What is registered: (rail, provider) and what the adapter declares. ``PaymentRailRegistry.offered`` gives it."""
+"""
+What is registered: (rail, provider) and what the adapter declares.
+
+``PaymentRailRegistry.offered`` gives it.
+"""
 
 _MATCH_FIELDS: Final = ("tenant_id", "payment_option_key", "currency", "operation")
 _NARROWED: Final = ("operations", "currencies")
@@ -180,12 +203,21 @@ class _Exact:
 
 class ConfigDrivenRouteResolver:
     """
-    Finds a route from configuration: exact match, then the option's default, then the default route.
+    Finds a route in configuration.
+
+    Exact match first, then the option's default, then the default route.
 
     >>> from railcore.enums import PaymentRail
     >>> resolver = ConfigDrivenRouteResolver.from_mapping(
     ...     {
-    ...         "routes": {"cash": {"rail": "manual_settlement", "provider": "manual", "account": "till", "mode": "live"}},
+    ...         "routes": {
+    ...             "cash": {
+    ...                 "rail": "manual_settlement",
+    ...                 "provider": "manual",
+    ...                 "account": "till",
+    ...                 "mode": "live",
+    ...             }
+    ...         },
     ...         "default_route": "cash",
     ...     },
     ...     offered={(PaymentRail.MANUAL_SETTLEMENT, "manual"): RouteCapabilities()},
@@ -203,13 +235,16 @@ class ConfigDrivenRouteResolver:
         self._default_route = default_route
 
     @classmethod
-    def from_mapping(cls, config: Mapping[str, object], *, offered: Offered) -> "ConfigDrivenRouteResolver":
+    def from_mapping(
+        cls, config: Mapping[str, object], *, offered: Offered
+    ) -> "ConfigDrivenRouteResolver":
         """
         Return a resolver for *config*.
 
         Args:
-            config: ``routes`` (name to route), ``exact`` (a list of matches with a ``route``), ``defaults`` (payment option to
-                route name) and ``default_route`` (a route name); see the how-to on routes.
+            config: ``routes`` (name to route), ``exact`` (a list of matches with a ``route``),
+                ``defaults`` (payment option to route name) and ``default_route`` (a route name);
+                see the how-to on routes.
             offered: What is registered; a route to anything else is refused.
 
         Raises:
@@ -220,7 +255,10 @@ class ConfigDrivenRouteResolver:
             name: _route(name, _table(entry, f"routes.{name}"), offered)
             for name, entry in _table(config.get("routes", {}), "routes").items()
         }
-        exact = [_exact(entry, f"exact[{index}]", routes) for index, entry in enumerate(_list(config.get("exact", [])))]
+        exact = [
+            _exact(entry, f"exact[{index}]", routes)
+            for index, entry in enumerate(_list(config.get("exact", [])))
+        ]
         _refuse_ambiguity(exact)
         defaults = {
             key: _named(name, f"defaults.{key}", routes)
@@ -228,7 +266,9 @@ class ConfigDrivenRouteResolver:
         }
         last = config.get("default_route")
         default_route = None if last is None else _named(last, "default_route", routes)
-        _refuse_unused(routes, [*(entry.route for entry in exact), *defaults.values(), default_route])
+        _refuse_unused(
+            routes, [*(entry.route for entry in exact), *defaults.values(), default_route]
+        )
         return cls(exact, defaults, default_route)
 
     @classmethod
@@ -242,7 +282,9 @@ class ConfigDrivenRouteResolver:
         try:
             config = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise MisconfiguredError(str(path), f"not a TOML file: {error}", "Correct the syntax") from error
+            raise MisconfiguredError(
+                str(path), f"not a TOML file: {error}", "Correct the syntax"
+            ) from error
         return cls.from_mapping(config, offered=offered)
 
     def resolve(self, context: PaymentContext, /) -> Resolution:
@@ -285,7 +327,11 @@ def _route(name: str, entry: Mapping[str, object], offered: Offered) -> PaymentR
     capabilities = offered.get((rail, provider))
     if capabilities is None:
         known = ", ".join(sorted(f"{one}/{two}" for one, two in offered)) or "none"
-        raise MisconfiguredError(place, f"{rail}/{provider} is not registered (registered: {known})", "Register the rail or correct the route")
+        raise MisconfiguredError(
+            place,
+            f"{rail}/{provider} is not registered (registered: {known})",
+            "Register the rail or correct the route",
+        )
     try:
         return PaymentRoute(
             name=name,
@@ -299,14 +345,20 @@ def _route(name: str, entry: Mapping[str, object], offered: Offered) -> PaymentR
         raise MisconfiguredError(place, str(error), "Correct the value") from error
 
 
-def _narrowed(declared: RouteCapabilities, entry: Mapping[str, object], place: str) -> RouteCapabilities:
+def _narrowed(
+    declared: RouteCapabilities, entry: Mapping[str, object], place: str
+) -> RouteCapabilities:
     operations, currencies = declared.operations, declared.currencies
     if "operations" in entry:
-        wanted = frozenset(_member(Operation, one, f"{place}.operations") for one in _list(entry["operations"]))
+        wanted = frozenset(
+            _member(Operation, one, f"{place}.operations") for one in _list(entry["operations"])
+        )
         _refuse_wider(wanted, operations, f"{place}.operations")
         operations = wanted
     if "currencies" in entry:
-        codes = frozenset(_currency(one, f"{place}.currencies") for one in _list(entry["currencies"]))
+        codes = frozenset(
+            _currency(one, f"{place}.currencies") for one in _list(entry["currencies"])
+        )
         _refuse_wider(codes, currencies, f"{place}.currencies")
         currencies = codes
     return attrs.evolve(declared, operations=operations, currencies=currencies)
@@ -316,7 +368,9 @@ def _refuse_wider(wanted: frozenset[str], declared: frozenset[str] | None, place
     more = sorted(wanted - declared) if declared is not None else []
     if more or not wanted:
         problem = f"{', '.join(more)} is not offered by the rail" if more else "is empty"
-        raise MisconfiguredError(place, problem, "Configuration can narrow what a rail offers, not widen it")
+        raise MisconfiguredError(
+            place, problem, "Configuration can narrow what a rail offers, not widen it"
+        )
 
 
 def _exact(entry: object, place: str, routes: Mapping[str, PaymentRoute]) -> _Exact:
@@ -325,7 +379,9 @@ def _exact(entry: object, place: str, routes: Mapping[str, PaymentRoute]) -> _Ex
     match = {name: _text(table[name], f"{place}.{name}") for name in _MATCH_FIELDS if name in table}
     for name in ("tenant_id", "payment_option_key"):
         if name not in match:
-            raise MisconfiguredError(place, f"{name} is missing", "An exact match names tenant and payment option")
+            raise MisconfiguredError(
+                place, f"{name} is missing", "An exact match names tenant and payment option"
+            )
     if "currency" in match:
         _currency(match["currency"], f"{place}.currency")
     if "operation" in match:
@@ -337,7 +393,8 @@ def _refuse_ambiguity(entries: Sequence[_Exact]) -> None:
     for index, one in enumerate(entries):
         for other in entries[index + 1 :]:
             if one.overlaps(other) and not one.refines(other) and not other.refines(one):
-                problem = f"{one.place} and {other.place} both take some payment, and neither is the narrower one"
+                both = f"{one.place} and {other.place}"
+                problem = f"{both} both take some payment, and neither is the narrower one"
                 raise MisconfiguredError(other.place, problem, "Remove one, or narrow one of them")
 
 
@@ -345,38 +402,50 @@ def _refuse_unused(routes: Mapping[str, PaymentRoute], used: Sequence[PaymentRou
     names = {route.name for route in used if route is not None}
     for name in routes:
         if name not in names:
-            raise MisconfiguredError(f"routes.{name}", "nothing leads to this route", "Use it or remove it")
+            raise MisconfiguredError(
+                f"routes.{name}", "nothing leads to this route", "Use it or remove it"
+            )
 
 
 def _named(name: object, place: str, routes: Mapping[str, PaymentRoute]) -> PaymentRoute:
     route = routes.get(name) if isinstance(name, str) else None
     if route is None:
         known = ", ".join(sorted(routes)) or "none"
-        raise MisconfiguredError(place, f"names no route: {name!r} (routes: {known})", "Name a configured route")
+        raise MisconfiguredError(
+            place, f"names no route: {name!r} (routes: {known})", "Name a configured route"
+        )
     return route
 
 
 def _only(table: Mapping[str, object], place: str, allowed: Sequence[str]) -> None:
     for name in table:
         if name not in allowed:
-            raise MisconfiguredError(f"{place}.{name}", "is not a setting", f"Allowed: {', '.join(allowed)}")
+            raise MisconfiguredError(
+                f"{place}.{name}", "is not a setting", f"Allowed: {', '.join(allowed)}"
+            )
 
 
 def _table(value: object, place: str) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
-        raise MisconfiguredError(place, f"wanted a table, found {_checks.shape(value)}", "Write it as a table")
+        raise MisconfiguredError(
+            place, f"wanted a table, found {_checks.shape(value)}", "Write it as a table"
+        )
     return cast("Mapping[str, object]", value)
 
 
 def _list(value: object) -> Sequence[object]:
     if not isinstance(value, list | tuple):
-        raise MisconfiguredError("configuration", f"wanted a list, found {_checks.shape(value)}", "Write it as a list")
+        raise MisconfiguredError(
+            "configuration", f"wanted a list, found {_checks.shape(value)}", "Write it as a list"
+        )
     return cast("Sequence[object]", value)
 
 
 def _text(value: object, place: str) -> str:
     if not isinstance(value, str) or not value:
-        raise MisconfiguredError(place, f"wanted a text, found {_checks.shape(value)}", "Fill it in")
+        raise MisconfiguredError(
+            place, f"wanted a text, found {_checks.shape(value)}", "Fill it in"
+        )
     return value
 
 
@@ -388,7 +457,9 @@ def _member(kind: type[Member], value: object, place: str) -> Member:
         return kind(cast("str", value))
     except ValueError:
         known = ", ".join(one.value for one in kind)
-        raise MisconfiguredError(place, f"wanted one of {known}, found {value!r}", "Correct the value") from None
+        raise MisconfiguredError(
+            place, f"wanted one of {known}, found {value!r}", "Correct the value"
+        ) from None
 
 
 def _currency(value: object, place: str) -> str:

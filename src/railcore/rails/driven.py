@@ -1,4 +1,8 @@
-"""A rail written as flows, run by a synchronous or an asynchronous answerer: a transport's ``send``, a wallet's ``answer``."""
+"""
+A rail written as flows, run by a synchronous or an asynchronous answerer.
+
+A transport's ``send``, a wallet's ``answer``.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -23,7 +27,8 @@ class DrivenRail(Generic[Ask, Reply]):
 
     Attributes:
         flows: The rail.
-        answer: Answers one thing that a flow asks for; given the send deadline for what moves money.
+        answer: Answers one thing that a flow asks for; given the send deadline for what moves
+            money.
     """
 
     flows: FlowRail[Ask, Reply]
@@ -54,7 +59,8 @@ class AsyncDrivenRail(Generic[Ask, Reply]):
 
     Attributes:
         flows: The rail.
-        answer: Answers one thing that a flow asks for; given the send deadline for what moves money.
+        answer: Answers one thing that a flow asks for; given the send deadline for what moves
+            money.
     """
 
     flows: FlowRail[Ask, Reply]
