@@ -19,22 +19,28 @@ _NOT_VISIBLE_ASCII = re.compile(r"[^\x21-\x7e]")
 
 
 def text(limit: int, *, optional: bool = False) -> Check:
-    """Return a validator for 1 to *limit* visible ASCII characters that hold no card number."""
+    """Return a validator for 1 to *limit* visible ASCII characters."""
 
     def check(_: Any, attribute: Any, value: Any) -> None:
         if value is None and optional:
             return
-        if (
-            not isinstance(value, str)
-            or not 1 <= len(value) <= limit
-            or _NOT_VISIBLE_ASCII.search(value)
-        ):
+        visible = isinstance(value, str) and not _NOT_VISIBLE_ASCII.search(value)
+        if not visible or not 1 <= len(value) <= limit:
             wanted = f"1 to {limit} visible ASCII characters without blanks"
             raise InvalidValueError(attribute.name, wanted, shape(value))
-        if holds_card_number(value):
-            raise InvalidValueError(
-                attribute.name, "an opaque reference or token", "what looks like a card number"
-            )
+
+    return check
+
+
+def token(limit: int) -> Check:
+    """Return a validator for an optional opaque token: as ``text``, and never a card number."""
+    readable = text(limit, optional=True)
+
+    def check(instance: Any, attribute: Any, value: Any) -> None:
+        readable(instance, attribute, value)
+        if value is not None and holds_card_number(value):
+            found = "what looks like a card number"
+            raise InvalidValueError(attribute.name, "an opaque token", found)
 
     return check
 

@@ -13,8 +13,16 @@ from railcore import _checks
 from railcore.enums import Operation
 from railcore.errors import InvalidValueError
 from railcore.money import Money
+from railcore.redaction import masked
 
 _FINGERPRINT_VERSION: Final = 1
+
+
+def _without_cards(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        return {name: masked(value) for name, value in metadata.items()}
+    except (AttributeError, TypeError):
+        return metadata  # the validator says what is wrong with it
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -41,8 +49,8 @@ class PaymentContext:
         contract_id: For routing by contract terms.
         return_url: Where the payer comes back to after a customer action.
         correlation_id: Carried through to observers and events.
-        metadata: At most 40 texts of the host's own; never sent to a provider, never part of the
-            fingerprint.
+        metadata: At most 40 texts of the host's own; card numbers are masked; never sent to a
+            provider, never part of the fingerprint.
         merchant_initiated: The payer is not present and agreed beforehand.
     """
 
@@ -58,17 +66,15 @@ class PaymentContext:
         default=None, validator=_checks.one_of(UUID, optional=True)
     )
     due: Money | None = attrs.field(default=None, validator=_checks.one_of(Money, optional=True))
-    payer_token: str | None = attrs.field(default=None, validator=_checks.text(255, optional=True))
-    instrument_token: str | None = attrs.field(
-        default=None, validator=_checks.text(255, optional=True)
-    )
+    payer_token: str | None = attrs.field(default=None, validator=_checks.token(255))
+    instrument_token: str | None = attrs.field(default=None, validator=_checks.token(255))
     contract_id: str | None = attrs.field(default=None, validator=_checks.text(128, optional=True))
     return_url: str | None = attrs.field(default=None, validator=_checks.text(2048, optional=True))
     correlation_id: str | None = attrs.field(
         default=None, validator=_checks.text(128, optional=True)
     )
     metadata: Mapping[str, str] = attrs.field(
-        factory=dict, validator=_checks.texts(40, 4096), hash=False
+        factory=dict, converter=_without_cards, validator=_checks.texts(40, 4096), hash=False
     )
     merchant_initiated: bool = attrs.field(default=False, validator=_checks.one_of(bool))
 
