@@ -20,12 +20,19 @@ from railcore.events import EventDraft, JournalEvent
 from railcore.execution import PaymentExecution, PaymentView
 from railcore.http import Exchange, HttpRequest, HttpResponse
 from railcore.lifecycle import Discrepancy
-from railcore.money import Money
+from railcore.money import Currency, Money
 from railcore.observability import Observed
 from railcore.protocol import Acquired, Claim, ClaimOutcome, Recording
 from railcore.redaction import Secret
 from railcore.results import RailResult
 from railcore.routing import Resolution, RouteCapabilities
+from railcore.wallet import (
+    TransferOutcome,
+    WalletAccount,
+    WalletAsk,
+    WalletBalance,
+    WalletTransfer,
+)
 
 Ask_co = TypeVar("Ask_co", covariant=True)
 Reply_contra = TypeVar("Reply_contra", contravariant=True)
@@ -405,4 +412,99 @@ class AsyncExecutionStore(Protocol):
 
     async def events(self, tenant_id: str, payment_id: str, /) -> Sequence[JournalEvent]:
         """Return the payment's events in order."""
+        ...
+
+
+class WalletRepository(Protocol):
+    """
+    The books of a wallet: a provider like others, with its own commit.
+
+    Every transfer is one atomic, durable step that has happened when it returns, and is visible to
+    lookups from then on. A customer's available balance never falls below zero, and a hold is
+    resolved once, whoever races for it. ``StoreError`` says whether a transfer may have been
+    committed; the same transfer again finds out.
+    """
+
+    def open_account(self, account: WalletAccount, /) -> bool:
+        """
+        Open an account; whether it is new.
+
+        Raises:
+            MisconfiguredError: It is open as an account of another kind.
+        """
+        ...
+
+    def transfer(self, transfer: WalletTransfer, /) -> TransferOutcome:
+        """Put a transfer into the books, once; the same again is ``known``, a refusal a verdict."""
+        ...
+
+    def find(self, tenant_id: str, transfer_id: UUID, /) -> TransferOutcome:
+        """Return a transfer by its id, with what resolved it: ``known``, or ``absent``."""
+        ...
+
+    def find_referenced(self, tenant_id: str, reference: UUID, /) -> TransferOutcome:
+        """Return the transfer of an execution, its hold if it has one: ``known``, or ``absent``."""
+        ...
+
+    def balance(
+        self, tenant_id: str, account_id: str, currency: Currency, /
+    ) -> WalletBalance | None:
+        """Return what an account has, or None when there is none. A house account is summed."""
+        ...
+
+    def expire_holds(self, limit: int, /) -> int:
+        """Release at most *limit* holds whose time is over, each by a transfer; how many."""
+        ...
+
+    def answer(self, ask: WalletAsk, send_by: Deadline | None, /) -> TransferOutcome:
+        """
+        Answer one thing that a flow of ``WalletRail`` asks for; what ``DrivenRail`` is given.
+
+        Raises:
+            SendDeadlinePassed: A transfer came too late, and was not made.
+        """
+        ...
+
+
+class AsyncWalletRepository(Protocol):
+    """The same, asynchronous."""
+
+    async def open_account(self, account: WalletAccount, /) -> bool:
+        """
+        Open an account; whether it is new.
+
+        Raises:
+            MisconfiguredError: It is open as an account of another kind.
+        """
+        ...
+
+    async def transfer(self, transfer: WalletTransfer, /) -> TransferOutcome:
+        """Put a transfer into the books, once; the same again is ``known``, a refusal a verdict."""
+        ...
+
+    async def find(self, tenant_id: str, transfer_id: UUID, /) -> TransferOutcome:
+        """Return a transfer by its id, with what resolved it: ``known``, or ``absent``."""
+        ...
+
+    async def find_referenced(self, tenant_id: str, reference: UUID, /) -> TransferOutcome:
+        """Return the transfer of an execution, its hold if it has one: ``known``, or ``absent``."""
+        ...
+
+    async def balance(
+        self, tenant_id: str, account_id: str, currency: Currency, /
+    ) -> WalletBalance | None:
+        """Return what an account has, or None when there is none. A house account is summed."""
+        ...
+
+    async def expire_holds(self, limit: int, /) -> int:
+        """Release at most *limit* holds whose time is over, each by a transfer; how many."""
+        ...
+
+    async def answer(self, ask: WalletAsk, send_by: Deadline | None, /) -> TransferOutcome:
+        """
+        Answer one thing that a flow of ``WalletRail`` asks for; what ``DrivenRail`` is given.
+
+        Raises:
+            SendDeadlinePassed: A transfer came too late, and was not made.
+        """
         ...
