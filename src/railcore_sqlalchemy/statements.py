@@ -5,8 +5,6 @@ A file holds one statement with ``:name`` parameters, as psql and pgbench read i
 ``%(name)s``, the wire protocol ``$1``.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from functools import cache
