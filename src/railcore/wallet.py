@@ -17,7 +17,7 @@ from uuid import UUID, uuid5
 import attrs
 
 from railcore import _checks
-from railcore.errors import InvalidValueError
+from railcore.errors import InvalidValueError, MisconfiguredError
 from railcore.money import Currency, Money
 
 _NAMESPACE: Final = UUID("0b7f6d0c-3f0e-5a52-8d0b-5a7c9f1e2d34")
@@ -249,3 +249,10 @@ def release_of(hold: WalletTransfer, key: str, step: str) -> WalletTransfer:
 def expiry_of(hold: WalletTransfer) -> WalletTransfer:
     """Return the transfer that releases *hold* because its time is over: the same whoever asks."""
     return release_of(hold, str(hold.transfer_id), "expire")
+
+
+def other_kind(account: WalletAccount) -> MisconfiguredError:
+    """Return what is raised for opening *account* when it is open as one of another kind."""
+    place = f"wallet account {account.account_id!r} in {account.currency}"
+    problem = f"wanted a {account.kind} account, found one of the other kind"
+    return MisconfiguredError(place, problem, "Open it under another name")
