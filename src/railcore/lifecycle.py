@@ -53,7 +53,7 @@ EDGES: Final = frozenset(
 )
 """The same, as pairs of texts."""
 
-_REASON_RANK: Final[Mapping[PendingReason, int]] = MappingProxyType(
+REASON_RANK: Final[Mapping[PendingReason, int]] = MappingProxyType(
     {
         PendingReason.OUTCOME_UNKNOWN: 0,
         PendingReason.CUSTOMER_ACTION: 1,
@@ -62,6 +62,7 @@ _REASON_RANK: Final[Mapping[PendingReason, int]] = MappingProxyType(
         PendingReason.MANUAL_REVIEW: 4,
     }
 )
+"""Which pending reason says more than which."""
 
 
 class FactSource(StrEnum):
@@ -306,7 +307,7 @@ def rank_of(execution: PaymentExecution) -> tuple[int, int, int, str]:
         return (-1, -1, 0, "")
     return (
         execution.phase,
-        _REASON_RANK[execution.pending_reason],
+        REASON_RANK[execution.pending_reason],
         execution.progress,
         _content(execution.cause, execution.next_action, execution.expires_at),
     )
@@ -318,7 +319,7 @@ def rank_of_fact(fact: Fact) -> tuple[int, int, int, str]:
     assert result.pending_reason is not None, "only pending facts are ranked"  # noqa: S101 - narrows the type
     return (
         fact.phase,
-        _REASON_RANK[result.pending_reason],
+        REASON_RANK[result.pending_reason],
         result.progress,
         _content(result.cause, result.next_action, result.expires_at),
     )
