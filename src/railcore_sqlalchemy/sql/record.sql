@@ -1,4 +1,5 @@
--- Record what became of an execution: one row of verdict (recorded | stale), seq, at.
+-- Record what became of an execution: one row of verdict (recorded | stale), seq, held, at.
+-- held says whether :token was the newest. The values are stored as they are given.
 -- The guard is status and version, not the lease: the answer of a writer that lost its lease is news like any other.
 -- What speaks only for the writer's own try (it never left) is fenced: it counts from the holder of the lease alone.
 -- Only the holder's token clears the lease and moves the schedule; a finished execution is never due.
@@ -6,10 +7,10 @@ with x as (
   update railcore_execution set
     status = :to_status::text, version = version + 1,
     pending_reason = :pending_reason::text, failure_code = :failure_code::text, cause_code = :cause_code::text,
-    provider_ref = coalesce(:provider_ref::text, provider_ref),
-    settled_minor = coalesce(:settled_minor::bigint, settled_minor),
+    phase = :phase::smallint, progress = :progress::bigint,
+    provider_ref = :provider_ref::text, settled_minor = :settled_minor::bigint,
     next_action = :next_action::json, expires_at = :expires_at::timestamptz,
-    provider_response = coalesce(:provider_response::json, provider_response),
+    provider_response = :provider_response::json,
     lease_owner = case when lease_token = :token::bigint then null else lease_owner end,
     lease_until = case when lease_token = :token::bigint then null else lease_until end,
     next_check_at = case
@@ -21,7 +22,7 @@ with x as (
     and status = :from_status::text and version = :version::integer
     and (lease_token = :token::bigint or not :fenced::boolean)
   returning tenant_id, operation, amount_minor, rail, provider, idempotency_key,
-    status <> 'pending' as over, status = 'completed' as won
+    status <> 'pending' as over, status = 'completed' as won, lease_token = :token::bigint as held
 ), p as (
   update railcore_payment head set
     seq = head.seq + 1,
@@ -34,7 +35,7 @@ with x as (
     refunding = head.refunding - case when over and operation = 'refund' then amount_minor else 0 end,
     refunded = head.refunded + case when won and operation = 'refund' then amount_minor else 0 end
   from x where head.tenant_id = :tenant_id::text and head.payment_id = :payment_id::text
-  returning head.tenant_id, head.seq, x.rail, x.provider, x.idempotency_key
+  returning head.tenant_id, head.seq, x.rail, x.provider, x.idempotency_key, x.held
 ), e as (
   insert into railcore_event (
     tenant_id, aggregateid, seq, id, aggregatetype, type, execution_id, version, from_status, to_status,
@@ -46,5 +47,5 @@ with x as (
   insert into railcore_outbox (bucket, tenant_id, aggregateid, seq, enqueued_at)
   select :bucket::smallint, tenant_id, :payment_id::text, seq, now() from p
 )
-select case when p.seq is null then 'stale' else 'recorded' end as verdict, p.seq, now() as at
+select case when p.seq is null then 'stale' else 'recorded' end as verdict, p.seq, p.held, now() as at
 from (values (1)) one left join p on true

@@ -1,4 +1,4 @@
--- Record many answers in one statement: a row of ord, verdict, seq, at for each, in no promised order.
+-- Record many answers in one statement: a row of ord, verdict, seq, held, at for each, in no promised order.
 -- :items is a JSON array of objects with the parameters of record.sql as members and ord.
 -- Verdicts: recorded | stale, and again and busy as in claim_many.sql. The statement skips what others have locked and
 -- waits for nobody, so it cannot take part in a deadlock.
@@ -6,11 +6,12 @@ with i as materialized (
   select *, row_number() over (partition by tenant_id, payment_id order by ord) = 1 as first
   from json_to_recordset(:items::json) as i (
     ord integer, tenant_id text, execution_id uuid, payment_id text, version integer, from_status text, to_status text,
-    pending_reason text, failure_code text, cause_code text, provider_ref text, settled_minor bigint, next_action text,
-    expires_at timestamptz, provider_response text, token bigint, next_check_s float8, event_id uuid, event_type text,
-    payload text, bucket smallint, fenced boolean)
+    pending_reason text, failure_code text, cause_code text, phase smallint, progress bigint,
+    provider_ref text, settled_minor bigint, next_action text, expires_at timestamptz, provider_response text, token bigint,
+    next_check_s float8, event_id uuid, event_type text, payload text, bucket smallint, fenced boolean)
 ), o as materialized (
   select i.*, h.seq + 1 as seq, r.operation, r.amount_minor, r.rail, r.provider, r.idempotency_key,
+    r.lease_token = i.token as held,
     i.to_status <> 'pending' as over, i.to_status = 'completed' as won,
     i.first and h.seq is not null and r.operation is not null as go,
     case
@@ -23,7 +24,7 @@ with i as materialized (
       else 'again'
     end as verdict
   from i left join lateral (
-    select operation, amount_minor, rail, provider, idempotency_key from railcore_execution e
+    select operation, amount_minor, rail, provider, idempotency_key, lease_token from railcore_execution e
     where i.first and e.tenant_id = i.tenant_id and e.execution_id = i.execution_id and e.payment_id = i.payment_id
       and e.status = i.from_status and e.version = i.version
       and (e.lease_token = i.token or not i.fenced)
@@ -37,10 +38,9 @@ with i as materialized (
   update railcore_execution r set
     status = o.to_status, version = r.version + 1,
     pending_reason = o.pending_reason, failure_code = o.failure_code, cause_code = o.cause_code,
-    provider_ref = coalesce(o.provider_ref, r.provider_ref),
-    settled_minor = coalesce(o.settled_minor, r.settled_minor),
+    phase = o.phase, progress = o.progress, provider_ref = o.provider_ref, settled_minor = o.settled_minor,
     next_action = o.next_action::json, expires_at = o.expires_at,
-    provider_response = coalesce(o.provider_response::json, r.provider_response),
+    provider_response = o.provider_response::json,
     lease_owner = case when r.lease_token = o.token then null else r.lease_owner end,
     lease_until = case when r.lease_token = o.token then null else r.lease_until end,
     next_check_at = case
@@ -72,4 +72,4 @@ with i as materialized (
   insert into railcore_outbox (bucket, tenant_id, aggregateid, seq, enqueued_at)
   select bucket, tenant_id, payment_id, seq, now() from o where go
 )
-select ord, verdict, case when go then seq end as seq, now() as at from o
+select ord, verdict, case when go then seq end as seq, held, now() as at from o

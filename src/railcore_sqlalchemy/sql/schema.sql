@@ -99,6 +99,8 @@ create table railcore_execution (
   next_check_at timestamptz,
   check_count integer not null,
   updated_at timestamptz not null,
+  phase smallint not null default 0,
+  progress bigint not null default 0,
   request json not null,
   next_action json,
   provider_response json,
