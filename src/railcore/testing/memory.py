@@ -102,7 +102,7 @@ class InMemoryExecutionStore:
         before, after = recording.before, recording.after
         with self._lock:
             stored = self.get(before.tenant_id, before.execution_id)
-            if stored is None or (stored.status, stored.version) != (before.status, before.version):
+            if stored is None or not _still_holds(recording, stored):
                 return None
             check_edge(before.status, after.status)
             now = self._clock.now()
@@ -355,6 +355,13 @@ def _refusal(claim: Claim, head: PaymentView | None) -> ClaimVerdict | None:
     if context.money.amount_minor <= head.available_minor(context.operation):
         return None
     return ClaimVerdict.LIMIT if context.operation.follows_a_parent else ClaimVerdict.LIVE
+
+
+def _still_holds(recording: Recording, stored: PaymentExecution) -> bool:
+    before = recording.before
+    if (stored.status, stored.version) != (before.status, before.version):
+        return False
+    return not recording.is_fenced or stored.lease.token == before.lease.token
 
 
 def _claimed(claim: Claim, now: datetime) -> PaymentExecution:
