@@ -2,17 +2,20 @@
 -- Verdicts: claimed | duplicate | currency | moved | live. Layers: the stored key is looked for before any lock is taken,
 -- then the payment's head is locked, where there is one, then ON CONFLICT decides between racing claims of one key.
 -- Two racing first charges meet at the CHECK due_limit (23514).
-with k as materialized (
-  select from railcore_execution where tenant_id = :tenant_id::text and idempotency_key = :idempotency_key::text
-), h as materialized (
-  select case
-      when currency <> :currency::text then 'currency'
-      when seq <> :head_seq::bigint then 'moved'
-      when charging + authorized - voided + :amount_minor::bigint > due_minor then 'live'
-    end as refusal
-  from railcore_payment
-  where tenant_id = :tenant_id::text and payment_id = :payment_id::text and not exists (select from k)
-  for no key update
+with h as materialized (
+  select head.refusal
+  from (select where not exists (
+    select from railcore_execution where tenant_id = :tenant_id::text and idempotency_key = :idempotency_key::text)) fresh
+  left join lateral (
+    select case
+        when currency <> :currency::text then 'currency'
+        when seq <> :head_seq::bigint then 'moved'
+        when charging + authorized - voided + :amount_minor::bigint > due_minor then 'live'
+      end as refusal
+    from railcore_payment
+    where tenant_id = :tenant_id::text and payment_id = :payment_id::text
+    for no key update
+  ) head on true
 ), x as (
   insert into railcore_execution (
     tenant_id, execution_id, payment_id, operation, amount_minor, currency, idempotency_key, fingerprint,
@@ -30,7 +33,7 @@ with k as materialized (
     case when :sent::boolean then now() end,
     case when :sent::boolean then now() end,
     now() + make_interval(secs => :check_after_s::float8), 0, now(), :request::json
-  where not exists (select from k) and not exists (select from h where refusal is not null)
+  from h where refusal is null
   on conflict do nothing
   returning tenant_id
 ), p as (
@@ -52,9 +55,6 @@ with k as materialized (
   insert into railcore_outbox (bucket, tenant_id, aggregateid, seq, enqueued_at)
   select :bucket::smallint, tenant_id, :payment_id::text, seq, now() from p
 )
-select case
-    when p.seq is not null then 'claimed'
-    when exists (select from k) then 'duplicate'
-    else coalesce((select refusal from h), 'duplicate')
-  end as verdict, p.seq, now() as at
+select case when p.seq is not null then 'claimed' else coalesce((select refusal from h), 'duplicate') end as verdict,
+  p.seq, now() as at
 from (values (1)) one left join p on true

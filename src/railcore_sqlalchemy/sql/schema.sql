@@ -1,9 +1,9 @@
--- The railcore schema. Every row of an execution has its event, by foreign keys; every amount has
--- its limit, by CHECK; every fence is a trigger that also fires for replicas.
+-- The railcore schema. No state of an execution and no step of a payment exists without its event, by foreign keys;
+-- no open execution without a date to look at it again, by CHECK; the guards are triggers that also fire for replicas.
 --
--- CHECK texts and trigger WHEN clauses are parsed again for every statement that writes, so there are few of
--- them and they are short; what concerns one row alone is checked by the guard functions, which stay compiled.
--- benchmarks/guards.py prints what each guard costs.
+-- The text of a CHECK or of a trigger's WHEN is parsed again by every statement that writes. All of them together cost
+-- more than the rows, so the rules that concern one row alone are in the guard functions, which stay compiled and
+-- refuse with the same SQLSTATE (23514) and a constraint's name. benchmarks/bench_guards.py prints what each costs.
 
 create table railcore_edge (
   from_status text collate "C" not null,
@@ -55,11 +55,6 @@ create table railcore_payment (
   refunding bigint not null default 0,
   refunded bigint not null default 0,
   constraint railcore_payment_pkey primary key (tenant_id, payment_id),
-  constraint due_limit check (charging + authorized - voided <= due_minor),
-  constraint capture_limit check (captured + capturing + voided + voiding <= authorized),
-  constraint refund_limit check (refunded + refunding <= captured),
-  constraint sums_not_negative
-    check (least(charging, authorized, capturing, captured, voiding, voided, refunding, refunded) >= 0),
   constraint head_has_event foreign key (tenant_id, payment_id, seq)
     references railcore_event (tenant_id, aggregateid, seq)
 ) with (fillfactor = 70);
@@ -114,9 +109,6 @@ create table railcore_execution (
 ) with (fillfactor = 70);
 
 create index railcore_execution_due on railcore_execution (next_check_at) where next_check_at is not null;
-
-alter table railcore_event add constraint event_has_execution foreign key (tenant_id, execution_id)
-  references railcore_execution (tenant_id, execution_id);
 
 -- What is still to be delivered: narrow and short-lived.
 create table railcore_outbox (
@@ -188,10 +180,10 @@ begin
 end $$;
 
 -- Refuses a row that breaks a rule of its own, as a CHECK would.
-create function railcore_violates(rule text) returns void language plpgsql as $$
+create function railcore_violates(relation text, rule text) returns void language plpgsql as $$
 begin
-  raise exception using errcode = 'check_violation', constraint = rule,
-    table = 'railcore_execution', message = format('new row of railcore_execution violates "%s"', rule);
+  raise exception using errcode = 'check_violation', table = relation, constraint = rule,
+    message = format('new row for relation "%s" violates check constraint "%s"', relation, rule);
 end $$;
 
 create function railcore_execution_insert() returns trigger language plpgsql as $$
@@ -199,15 +191,15 @@ begin
   if new.version <> 1 or new.status <> 'processing' or new.pending_reason is not null or new.failure_code is not null then
     raise exception 'an execution starts as version 1, processing' using errcode = 'RC002';
   elsif new.amount_minor <= 0 then
-    perform railcore_violates('amount_is_positive');
+    perform railcore_violates('railcore_execution', 'amount_is_positive');
   elsif length(new.idempotency_key) not between 1 and 255 or new.idempotency_key ~ '[^\x21-\x7e]' then
-    perform railcore_violates('key_is_printable');
+    perform railcore_violates('railcore_execution', 'key_is_printable');
   elsif octet_length(new.fingerprint) <> 32 then
-    perform railcore_violates('fingerprint_is_sha256');
+    perform railcore_violates('railcore_execution', 'fingerprint_is_sha256');
   elsif new.operation not in ('charge', 'authorize', 'capture', 'void', 'refund') then
-    perform railcore_violates('operation_is_known');
+    perform railcore_violates('railcore_execution', 'operation_is_known');
   elsif (new.send_count = 0) <> (new.first_sent_at is null) then
-    perform railcore_violates('sends_are_dated');
+    perform railcore_violates('railcore_execution', 'sends_are_dated');
   end if;
   return new;
 end $$;
@@ -229,17 +221,17 @@ begin
     raise exception 'no edge from % (version %) to % (version %)', old.status, old.version, new.status, new.version
       using errcode = 'RC002';
   elsif (new.status = 'pending') <> (new.pending_reason is not null) then
-    perform railcore_violates('pending_says_why');
+    perform railcore_violates('railcore_execution', 'pending_says_why');
   elsif (new.status = 'failed') <> (new.failure_code is not null) then
-    perform railcore_violates('failed_says_why');
+    perform railcore_violates('railcore_execution', 'failed_says_why');
   end if;
   if (new.send_count = 0) <> (new.first_sent_at is null) then
-    perform railcore_violates('sends_are_dated');
+    perform railcore_violates('railcore_execution', 'sends_are_dated');
   end if;
   return new;
 end $$;
 
-create function railcore_payment_step() returns trigger language plpgsql as $$
+create function railcore_payment_guard() returns trigger language plpgsql as $$
 begin
   if tg_op = 'INSERT' then
     if new.seq <> 1 then
@@ -247,6 +239,16 @@ begin
     end if;
   elsif new.seq <> old.seq + 1 then
     raise exception 'seq of a payment goes from % to %, not to %', old.seq, old.seq + 1, new.seq using errcode = 'RC003';
+  end if;
+  if new.charging + new.authorized - new.voided > new.due_minor then
+    perform railcore_violates('railcore_payment', 'due_limit');
+  elsif new.captured + new.capturing + new.voided + new.voiding > new.authorized then
+    perform railcore_violates('railcore_payment', 'capture_limit');
+  elsif new.refunded + new.refunding > new.captured then
+    perform railcore_violates('railcore_payment', 'refund_limit');
+  elsif least(new.charging, new.authorized, new.capturing, new.captured,
+              new.voiding, new.voided, new.refunding, new.refunded) < 0 then
+    perform railcore_violates('railcore_payment', 'sums_not_negative');
   end if;
   return new;
 end $$;
@@ -264,8 +266,8 @@ create trigger execution_delete before delete on railcore_execution
 create trigger execution_truncate before truncate on railcore_execution
   for each statement execute function railcore_refuse('RC005', 'executions are kept');
 
-create trigger payment_step before insert or update on railcore_payment
-  for each row execute function railcore_payment_step();
+create trigger payment_guard before insert or update on railcore_payment
+  for each row execute function railcore_payment_guard();
 create trigger payment_identity before update of tenant_id, payment_id, currency, due_minor on railcore_payment
   for each row execute function railcore_refuse('RC003', 'currency and amount due are frozen');
 create trigger payment_delete before delete on railcore_payment
@@ -288,7 +290,7 @@ alter table railcore_execution enable always trigger execution_update;
 alter table railcore_execution enable always trigger execution_identity;
 alter table railcore_execution enable always trigger execution_delete;
 alter table railcore_execution enable always trigger execution_truncate;
-alter table railcore_payment enable always trigger payment_step;
+alter table railcore_payment enable always trigger payment_guard;
 alter table railcore_payment enable always trigger payment_identity;
 alter table railcore_payment enable always trigger payment_delete;
 alter table railcore_payment enable always trigger payment_truncate;
