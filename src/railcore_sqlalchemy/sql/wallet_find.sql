@@ -1,0 +1,7 @@
+-- A transfer by its id, with what resolved it: no row or one.
+select
+  t.tenant_id, t.transfer_id, t.debit_account, t.credit_account, t.currency, t.amount_minor, t.kind, t.pending_id,
+  t.hold_s, r.transfer_id as resolved_by, r.kind as resolved_kind, r.amount_minor as resolved_minor
+from railcore_wallet_transfer t
+left join railcore_wallet_transfer r on r.tenant_id = t.tenant_id and r.pending_id = t.transfer_id
+where t.tenant_id = :tenant_id::text and t.transfer_id = :transfer_id::uuid
