@@ -57,7 +57,7 @@ async def adrive(
         flow.close()
 
 
-def answered(result: Result) -> Generator[Never, Never, Result]:
+def answered(result: Result) -> Generator[Never, object, Result]:
     """Return a flow that knows its result without asking anybody."""
     yield from ()
     return result

@@ -23,6 +23,8 @@ class HttpRequest:
         body: Bytes as sent.
         moves_money: Whether rules R1 to R5 bind it: it leaves only before the send deadline and is
             never repeated by a transport.
+        credentials_of: Tenant, provider and account whose credentials the authorizer adds, if any.
+        timeout_s: How long the whole answer is waited for; None leaves it to the transport.
     """
 
     method: str
@@ -30,6 +32,10 @@ class HttpRequest:
     headers: Mapping[str, str] = attrs.field(factory=dict, hash=False)
     body: bytes = attrs.field(default=b"", repr=False)
     moves_money: bool = attrs.field(default=False, validator=_checks.one_of(bool))
+    credentials_of: tuple[str, str, str] | None = None
+    timeout_s: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_checks.seconds)
+    )
 
 
 @attrs.frozen(kw_only=True)
