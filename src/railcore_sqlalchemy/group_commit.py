@@ -1,0 +1,112 @@
+"""
+Group commit: what is in flight in one process shares statements.
+
+There is no timer. A request is written at once when a connection is free; what arrives meanwhile
+waits and is written together, so a lone caller pays nothing and many callers share. Each caller
+goes on only after the shared commit, and one that is cancelled takes nobody along. The connection
+is borrowed *before* the batch is taken, so that a pool of any size serves any number of callers.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Generic, TypeVar
+
+import attrs
+
+from railcore.errors import RailcoreError, StoreError
+from railcore.flow import adrive
+from railcore_sqlalchemy.queries import Member, Request, Sharing, same, share, take
+from railcore_sqlalchemy.sessions import AsyncSessions
+
+__all__ = ["GroupCommit"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_ENDED: Final = "the shared statement ended without an answer"
+
+
+@attrs.define(eq=False)
+class GroupCommit(Generic[Item, Result]):
+    """
+    Writes requests of one kind together.
+
+    Attributes:
+        sharing: How they share a statement.
+        sessions: Where the statements run.
+        size: The most requests in one statement.
+        writers: How many statements run at the same time at most; each needs a connection.
+    """
+
+    sharing: Sharing[Item, Result]
+    sessions: AsyncSessions
+    size: int
+    writers: int
+    _waiting: deque[Member[Item, Result]] = attrs.field(factory=deque, init=False)
+    _tasks: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
+    _at_work: int = attrs.field(default=0, init=False)
+
+    async def submit(self, request: Request[Item]) -> Result:
+        """Return what became of *request*, once it is committed or refused."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        member: Member[Item, Result] = Member(request, _Reply(future))
+        self._waiting.append(member)
+        self._hire()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            with suppress(ValueError):
+                self._waiting.remove(member)
+            raise
+
+    def _hire(self) -> None:
+        if self._at_work < self.writers:
+            self._at_work += 1
+            task = asyncio.create_task(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self) -> None:
+        """Write until nobody waits; leaving is counted before anybody else can run."""
+        try:
+            while self._waiting:
+                await self._write()
+        except StoreError as error:
+            if self._at_work == 1:
+                self._fail(error)
+        except BaseException:
+            self._fail(StoreError(_ENDED, may_have_committed=False))
+            raise
+        finally:
+            self._at_work -= 1
+
+    async def _write(self) -> None:
+        batch: Sequence[Member[Item, Result]] = ()
+        try:
+            async with self.sessions.open() as ask:
+                batch = take(self._waiting, self.size)
+                again = await adrive(share(self.sharing, batch), ask) if batch else ()
+                self._waiting.extendleft(reversed(again))
+                batch = [member for member in batch if member not in again]
+        finally:
+            for member in batch:  # leave nobody waiting for ever, whatever ended the statement
+                member.deliver(StoreError(_ENDED, may_have_committed=True))
+
+    def _fail(self, error: StoreError) -> None:
+        while self._waiting:
+            self._waiting.popleft().deliver(same(error))
+
+
+@attrs.frozen
+class _Reply(Generic[Result]):
+    future: "asyncio.Future[Result]"
+
+    def __call__(self, outcome: Result | RailcoreError) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, RailcoreError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)

@@ -1,0 +1,376 @@
+"""
+Values to rows and back.
+
+Parameters are texts: the statements cast each of them, so that one prepared statement serves every
+value, whatever the driver would have made of its type. What a context holds beside the columns
+lives in the JSON of ``request``.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import attrs
+
+from railcore.context import PaymentContext
+from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
+from railcore.errors import InvalidValueError, MoneyError
+from railcore.events import EventDraft, EventType, JournalEvent
+from railcore.execution import Lease, PaymentExecution, PaymentView
+from railcore.failures import PaymentFailureCode
+from railcore.lifecycle import Discrepancy
+from railcore.money import Currency, Money
+from railcore.protocol import Claim, Recording
+from railcore.results import NextAction, NextActionKind
+
+__all__ = [
+    "Parameters",
+    "Row",
+    "claim_parameters",
+    "claimed",
+    "event_of",
+    "execution_of",
+    "instant",
+    "items",
+    "note_parameters",
+    "payment_of",
+    "record_parameters",
+    "recorded",
+    "seconds",
+    "sent",
+]
+
+Row = Mapping[str, Any]
+"""One row by column name; the driver knows the types."""
+
+Parameters = dict[str, str | None]
+"""What a statement is given, by name, in the spelling that PostgreSQL reads."""
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_NO_LEASE: Final = Lease(None, 0, None)
+_PLAIN: Final = ("payer_token", "instrument_token", "contract_id", "return_url", "correlation_id")
+_BOOLEAN: Final = {False: "false", True: "true"}
+
+
+def claim_parameters(claim: Claim) -> Parameters:
+    """
+    Return what the claim statements are given.
+
+    Raises:
+        InvalidValueError: The event's payload is not JSON-like.
+    """
+    execution, event = claim.execution, claim.event
+    context = execution.context
+    parent = context.parent_execution_id
+    return {
+        "tenant_id": context.tenant_id,
+        "execution_id": str(execution.execution_id),
+        "payment_id": context.payment_id,
+        "operation": context.operation.value,
+        "amount_minor": str(context.money.amount_minor),
+        "currency": context.money.currency.code,
+        "due_minor": str(context.due_minor),
+        "idempotency_key": context.idempotency_key,
+        "fingerprint": f"\\x{context.fingerprint.hex()}",
+        "provider_key": context.provider_key,
+        "rail": execution.rail.value,
+        "provider": execution.provider,
+        "account": execution.account,
+        "mode": execution.mode.value,
+        "payment_option_key": context.payment_option_key,
+        "parent_execution_id": None if parent is None else str(parent),
+        "request": _ENCODER.encode(_request(context)),
+        "lease_owner": claim.owner,
+        "lease_s": seconds(claim.lease_s),
+        "sent": _BOOLEAN[claim.is_sent],
+        "check_after_s": seconds(claim.check_after_s),
+        "head_seq": _number(claim.head_seq),
+        **_event(event),
+    }
+
+
+def record_parameters(recording: Recording) -> Parameters:
+    """
+    Return what the record statements are given.
+
+    Raises:
+        InvalidValueError: The event's payload or the provider's response is not JSON-like.
+    """
+    before, after = recording.before, recording.after
+    response = after.provider_response
+    return {
+        "tenant_id": before.tenant_id,
+        "execution_id": str(before.execution_id),
+        "payment_id": before.payment_id,
+        "version": str(before.version),
+        "from_status": before.status.value,
+        "to_status": after.status.value,
+        "pending_reason": after.pending_reason and after.pending_reason.value,
+        "failure_code": after.failure and after.failure.value,
+        "cause_code": after.cause and after.cause.value,
+        "phase": str(after.phase),
+        "progress": str(after.progress),
+        "provider_ref": after.provider_ref,
+        "settled_minor": _number(after.settled_minor),
+        "next_action": _shown(after.next_action),
+        "expires_at": None if after.expires_at is None else after.expires_at.isoformat(),
+        "provider_response": _json("provider_response", response) if response else None,
+        "token": str(before.lease.token),
+        "fenced": _BOOLEAN[recording.is_fenced],
+        "next_check_s": None if recording.next_check_s is None else seconds(recording.next_check_s),
+        **_event(recording.event),
+    }
+
+
+def note_parameters(
+    execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft
+) -> Parameters:
+    """Return what the statement that notes a contradiction is given."""
+    return {
+        "tenant_id": execution.tenant_id,
+        "payment_id": execution.payment_id,
+        "execution_id": str(execution.execution_id),
+        "discrepancy_id": str(discrepancy.discrepancy_id),
+        "kind": discrepancy.kind.value,
+        "detail": _ENCODER.encode({"sides": discrepancy.sides}),
+        **_event(event),
+    }
+
+
+def items(requests: Sequence[Parameters]) -> str:
+    """Return what a set-based statement is given: a JSON array, each member with its ``ord``."""
+    return _ENCODER.encode([_item(ord_, one) for ord_, one in enumerate(requests)])
+
+
+def claimed(claim: Claim, at: datetime) -> PaymentExecution:
+    """Return the execution as a claim stored it when the database's clock showed *at*."""
+    execution, now = claim.execution, instant(at)
+    sent_at = now if claim.is_sent else None
+    return PaymentExecution(
+        execution_id=execution.execution_id,
+        context=execution.context,
+        rail=execution.rail,
+        provider=execution.provider,
+        account=execution.account,
+        mode=execution.mode,
+        lease=Lease(claim.owner, 1, _after(now, claim.lease_s)) if claim.is_sent else _NO_LEASE,
+        send_count=int(claim.is_sent),
+        first_sent_at=sent_at,
+        last_sent_at=sent_at,
+        next_check_at=_after(now, claim.check_after_s),
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def recorded(recording: Recording, at: datetime) -> PaymentExecution:
+    """Return the execution as the lease's holder stored it at the database's *at*."""
+    now, check_s = instant(at), recording.next_check_s
+    return attrs.evolve(
+        recording.after,
+        lease=Lease(None, recording.before.lease.token, None),
+        next_check_at=None if check_s is None else _after(now, check_s),
+        updated_at=now,
+    )
+
+
+def sent(execution: PaymentExecution, row: Row, lease_s: float) -> PaymentExecution:
+    """Return *execution* after its send mark, as ``mark_sent.sql`` answered in *row*."""
+    now = instant(row["at"])
+    until = _after(now, lease_s)
+    return attrs.evolve(
+        execution,
+        lease=attrs.evolve(execution.lease, until=until),
+        send_count=row["send_count"],
+        first_sent_at=_utc(row["first_sent_at"]),
+        last_sent_at=now,
+        next_check_at=max(execution.next_check_at or until, until),
+        updated_at=now,
+    )
+
+
+def execution_of(row: Row) -> PaymentExecution:
+    """Return the execution in a row of ``railcore_execution``."""
+    return PaymentExecution(
+        execution_id=row["execution_id"],
+        context=_context_of(row),
+        rail=PaymentRail(row["rail"]),
+        provider=row["provider"],
+        account=row["account"],
+        mode=RouteMode(row["mode"]),
+        status=ExecutionStatus(row["status"]),
+        pending_reason=_member(PendingReason, row["pending_reason"]),
+        failure=_member(PaymentFailureCode, row["failure_code"]),
+        cause=_member(PaymentFailureCode, row["cause_code"]),
+        version=row["version"],
+        phase=row["phase"],
+        progress=row["progress"],
+        provider_ref=row["provider_ref"],
+        settled_minor=row["settled_minor"],
+        next_action=_next_action_of(row["next_action"]),
+        expires_at=_utc(row["expires_at"]),
+        provider_response=row["provider_response"] or {},
+        lease=Lease(row["lease_owner"], row["lease_token"], _utc(row["lease_until"])),
+        send_count=row["send_count"],
+        first_sent_at=_utc(row["first_sent_at"]),
+        last_sent_at=_utc(row["last_sent_at"]),
+        next_check_at=_utc(row["next_check_at"]),
+        check_count=row["check_count"],
+        created_at=_utc(row["created_at"]),
+        updated_at=_utc(row["updated_at"]),
+    )
+
+
+def payment_of(row: Row) -> PaymentView:
+    """Return the payment in a row of ``railcore_payment``."""
+    return PaymentView(
+        tenant_id=row["tenant_id"],
+        payment_id=row["payment_id"],
+        currency=_currency(row["currency"], None),
+        seq=row["seq"],
+        due_minor=row["due_minor"],
+        charging_minor=row["charging"],
+        authorized_minor=row["authorized"],
+        capturing_minor=row["capturing"],
+        captured_minor=row["captured"],
+        voiding_minor=row["voiding"],
+        voided_minor=row["voided"],
+        refunding_minor=row["refunding"],
+        refunded_minor=row["refunded"],
+    )
+
+
+def event_of(row: Row) -> JournalEvent:
+    """Return the event in a row of ``railcore_event``."""
+    return JournalEvent(
+        tenant_id=row["tenant_id"],
+        payment_id=row["aggregateid"],
+        seq=row["seq"],
+        event_id=row["id"],
+        type=EventType(row["type"]),
+        execution_id=row["execution_id"],
+        version=row["version"],
+        from_status=row["from_status"],
+        to_status=row["to_status"],
+        payment_rail=row["payment_rail"],
+        payment_provider=row["payment_provider"],
+        idempotency_key=row["idempotency_key"],
+        payload=row["payload"],
+        occurred_at=_utc(row["occurred_at"]),
+    )
+
+
+def _request(context: PaymentContext) -> dict[str, object]:
+    """Return what has no column of its own; absent members are None, empty or False."""
+    request: dict[str, object] = {}
+    for name in _PLAIN:
+        value = getattr(context, name)
+        if value is not None:
+            request[name] = value
+    if context.due is not None:
+        request["due_minor"] = context.due.amount_minor
+    if context.metadata:
+        request["metadata"] = dict(context.metadata)
+    if context.merchant_initiated:
+        request["merchant_initiated"] = True
+    if not _is_iso(context.money.currency):
+        request["exponent"] = context.money.currency.exponent
+    return request
+
+
+def _context_of(row: Row) -> PaymentContext:
+    request: Mapping[str, Any] = row["request"]
+    currency = _currency(row["currency"], request.get("exponent"))
+    due_minor = request.get("due_minor")
+    return PaymentContext(
+        tenant_id=row["tenant_id"],
+        payment_id=row["payment_id"],
+        idempotency_key=row["idempotency_key"],
+        money=Money(row["amount_minor"], currency),
+        payment_option_key=row["payment_option_key"],
+        operation=Operation(row["operation"]),
+        parent_execution_id=row["parent_execution_id"],
+        due=None if due_minor is None else Money(due_minor, currency),
+        metadata=request.get("metadata", {}),
+        merchant_initiated=request.get("merchant_initiated", False),
+        **{name: request.get(name) for name in _PLAIN},
+    )
+
+
+def _event(event: EventDraft) -> Parameters:
+    return {
+        "event_id": str(event.event_id),
+        "event_type": event.type.value,
+        "payload": _json("event.payload", event.payload),
+        "bucket": str(event.bucket),
+    }
+
+
+def _shown(action: NextAction | None) -> str | None:
+    if action is None:
+        return None
+    told = {"kind": action.kind.value, "url": action.url, "reference": action.reference}
+    return _ENCODER.encode({**told, "fields": dict(action.fields)})
+
+
+def _next_action_of(shown: Mapping[str, Any] | None) -> NextAction | None:
+    if shown is None:
+        return None
+    return NextAction(
+        kind=NextActionKind(shown["kind"]),
+        url=shown["url"],
+        reference=shown["reference"],
+        fields=shown["fields"],
+    )
+
+
+def _item(ord_: int, parameters: Parameters) -> dict[str, object]:
+    fingerprint = parameters.get("fingerprint")
+    if fingerprint is None:
+        return {"ord": ord_, **parameters}
+    return {"ord": ord_, **parameters, "fingerprint": fingerprint[2:]}
+
+
+def _json(field: str, value: object) -> str:
+    try:
+        return _ENCODER.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidValueError(field, "a JSON-like mapping", str(error)) from error
+
+
+def _is_iso(currency: Currency) -> bool:
+    try:
+        return Currency.of(currency.code) == currency
+    except MoneyError:
+        return False
+
+
+def _currency(code: str, exponent: int | None) -> Currency:
+    return Currency.of(code) if exponent is None else Currency(code, exponent)
+
+
+def _member(kind: Any, value: str | None) -> Any:
+    return None if value is None else kind(value)
+
+
+def _number(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def seconds(duration_s: float) -> str:
+    """Return a duration to the microsecond, which is as fine as the database goes."""
+    return str(round(float(duration_s), 6))
+
+
+def _after(at: datetime, duration_s: float) -> datetime:
+    return at + timedelta(seconds=round(float(duration_s), 6))
+
+
+def instant(at: datetime) -> datetime:
+    """Return an instant of the database in UTC, whatever time zone the session shows."""
+    return at.astimezone(UTC)
+
+
+def _utc(at: datetime | None) -> datetime | None:
+    return None if at is None else at.astimezone(UTC)

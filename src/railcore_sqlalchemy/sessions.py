@@ -1,0 +1,226 @@
+"""
+Where statements run: on connections borrowed from a host, or inside a host's open transaction.
+
+A borrowed connection is in autocommit mode while it is ours, so that a statement is a transaction
+and none is ever open while a provider is called; its mode is restored before it goes back. Inside a
+host's transaction each writing statement has a savepoint, so that a refusal leaves the transaction
+as it was; committing is the host's.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from typing import Any, Final, Protocol, cast
+
+import attrs
+import psycopg
+import sqlalchemy
+from psycopg.pq import TransactionStatus
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from railcore.errors import MisconfiguredError, StoreError
+from railcore_sqlalchemy.driver import AsyncDriver, Driver, Query
+from railcore_sqlalchemy.rows import Row
+
+__all__ = [
+    "Ask",
+    "AsyncAsk",
+    "AsyncBorrowed",
+    "AsyncJoined",
+    "AsyncSessions",
+    "Borrowed",
+    "Joined",
+    "Sessions",
+    "check_driver",
+]
+
+Ask = Callable[[Query], Sequence[Row]]
+"""Answers one query."""
+
+AsyncAsk = Callable[[Query], Any]
+"""Answers one query when awaited."""
+
+_DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
+
+
+class Sessions(Protocol):
+    """Gives something that answers queries, for as long as one flow runs."""
+
+    def open(self) -> AbstractContextManager[Ask]:
+        """Return a context manager of it."""
+        ...
+
+
+class AsyncSessions(Protocol):
+    """The same, asynchronous."""
+
+    def open(self) -> AbstractAsyncContextManager[AsyncAsk]:
+        """Return an asynchronous context manager of it."""
+        ...
+
+
+@attrs.frozen
+class Borrowed:
+    """Borrows a connection of the engine's pool for each flow."""
+
+    engine: sqlalchemy.Engine
+    prepare: bool
+
+    @contextmanager
+    def open(self) -> Iterator[Ask]:
+        """Yield the ``ask`` of a connection in autocommit mode."""
+        try:
+            borrowed = self.engine.raw_connection()
+        except (SQLAlchemyError, psycopg.Error) as error:
+            raise _unreachable(error) from error
+        connection = cast("psycopg.Connection[Any]", borrowed.driver_connection)
+        before = connection.autocommit
+        try:
+            if not before:
+                if not _is_idle(connection):
+                    connection.commit()  # a pool event has set something; it holds for the session
+                connection.autocommit = True
+            yield Driver(connection, self.prepare, commits=True).ask
+        finally:
+            if _is_idle(connection):
+                connection.autocommit = before
+                borrowed.close()
+            else:
+                borrowed.invalidate()
+
+
+@attrs.frozen
+class AsyncBorrowed:
+    """The same, asynchronous."""
+
+    engine: AsyncEngine
+    prepare: bool
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[AsyncAsk]:
+        """Yield the ``ask`` of a connection in autocommit mode."""
+        try:
+            borrowed = await self.engine.raw_connection()
+        except (SQLAlchemyError, psycopg.Error) as error:
+            raise _unreachable(error) from error
+        connection = cast("psycopg.AsyncConnection[Any]", borrowed.driver_connection)
+        before = connection.autocommit
+        try:
+            if not before:
+                if not _is_idle(connection):
+                    await connection.commit()
+                await connection.set_autocommit(True)
+            yield AsyncDriver(connection, self.prepare, commits=True).ask
+        finally:
+            if _is_idle(connection):
+                await connection.set_autocommit(before)
+                await greenlet_spawn(borrowed.close)
+            else:
+                await greenlet_spawn(borrowed.invalidate)
+
+
+@attrs.frozen
+class Joined:
+    """Runs statements inside a host's transaction, which the host commits or rolls back."""
+
+    connection: sqlalchemy.Connection
+    prepare: bool
+
+    @contextmanager
+    def open(self) -> Iterator[Ask]:
+        """Yield the ``ask`` of the host's connection."""
+        driver = cast("psycopg.Connection[Any]", self.connection.connection.driver_connection)
+        check_transaction(driver)
+        inner = Driver(driver, self.prepare, commits=False)
+
+        def ask(query: Query) -> Sequence[Row]:
+            savepoint = self.connection.begin_nested() if query.template.writes else None
+            try:
+                found = inner.ask(query)
+            except BaseException:
+                if savepoint is not None and not driver.closed:
+                    savepoint.rollback()
+                raise
+            if savepoint is not None:
+                savepoint.commit()
+            return found
+
+        yield ask
+
+
+@attrs.frozen
+class AsyncJoined:
+    """The same, asynchronous."""
+
+    connection: AsyncConnection
+    prepare: bool
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[AsyncAsk]:
+        """Yield the ``ask`` of the host's connection."""
+        borrowed = await self.connection.get_raw_connection()
+        driver = cast("psycopg.AsyncConnection[Any]", borrowed.driver_connection)
+        check_transaction(driver)
+        inner = AsyncDriver(driver, self.prepare, commits=False)
+
+        async def ask(query: Query) -> Sequence[Row]:
+            savepoint = await self.connection.begin_nested() if query.template.writes else None
+            try:
+                found = await inner.ask(query)
+            except BaseException:
+                if savepoint is not None and not driver.closed:
+                    await savepoint.rollback()
+                raise
+            if savepoint is not None:
+                await savepoint.commit()
+            return found
+
+        yield ask
+
+
+def check_driver(engine: sqlalchemy.Engine | AsyncEngine) -> None:
+    """
+    Check that the engine speaks to PostgreSQL through psycopg 3.
+
+    Raises:
+        MisconfiguredError: It does not.
+    """
+    if engine.dialect.name != "postgresql" or engine.dialect.driver not in _DRIVERS:
+        found = f"{engine.dialect.name}+{engine.dialect.driver}"
+        raise MisconfiguredError(
+            "engine",
+            f"railcore speaks to PostgreSQL through psycopg 3, not {found}",
+            "Create it with a URL that begins with postgresql+psycopg://",
+        )
+
+
+def check_transaction(
+    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+) -> None:
+    """
+    Check that a host's connection can hold a transaction.
+
+    Raises:
+        MisconfiguredError: It commits every statement by itself.
+    """
+    if connection.autocommit:
+        raise MisconfiguredError(
+            "connection",
+            "it is in autocommit mode, so there is no transaction to join",
+            "Give a connection with another isolation level, or use the store itself",
+        )
+
+
+def _is_idle(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    return connection.pgconn.transaction_status == TransactionStatus.IDLE
+
+
+def _unreachable(error: Exception) -> StoreError:
+    problem = f"no connection to the database: {type(error).__name__}"
+    return StoreError(problem, may_have_committed=False)
