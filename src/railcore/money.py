@@ -6,7 +6,7 @@ There is no float anywhere and nothing is rounded.
 
 import re
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Final, Self
 
@@ -37,10 +37,13 @@ Codes without a minor unit (metals, funds) are left out.
 
 _LARGEST: Final = 2**63 - 1
 _ISO_SHAPED: Final = re.compile("[A-Z]{3}")
+_PLAIN_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
+_MOST_PLACES: Final = 60
+"""More decimal places, all of them zeros, are no amount but an attack on the arithmetic."""
 
 
-def _code_is_iso_shaped(_: object, __: object, code: str) -> None:
-    if not _ISO_SHAPED.fullmatch(str(code)):
+def _code_is_iso_shaped(_: object, __: object, code: object) -> None:
+    if not isinstance(code, str) or not _ISO_SHAPED.fullmatch(code):
         raise MoneyError("currency", "three capital letters (ISO 4217)", repr(code))
 
 
@@ -141,7 +144,8 @@ class Money:
 
     def to_major(self) -> Decimal:
         """Return the amount in major units, with exactly the currency's decimal places."""
-        return Decimal(self.amount_minor).scaleb(-self.currency.exponent)
+        sign, digits, _ = Decimal(self.amount_minor).as_tuple()
+        return Decimal((sign, digits, -self.currency.exponent))  # no context rounds this
 
     def __add__(self, other: "Money") -> "Money":
         return Money(self.amount_minor + self._same(other), self.currency)
@@ -196,10 +200,10 @@ def minor_units(amount: Decimal, currency: Currency) -> int:
     >>> minor_units(Decimal("1.250"), KWD)
     1250
     """
-    if not amount.is_finite() or amount.adjusted() > 18:
-        raise MoneyError("amount", "a finite number below 10^19", str(amount)[:40])
     sign, digits, exponent = amount.as_tuple()
-    shift = currency.exponent + int(exponent)
+    if not isinstance(exponent, int) or amount.adjusted() > 18 or exponent < -_MOST_PLACES:
+        raise MoneyError("amount", "a finite number of plain size", str(amount)[:40])
+    shift = currency.exponent + exponent
     number = int("".join(map(str, digits)) or "0")
     whole, rest = divmod(number * _power(shift), _power(-shift))
     if rest:
@@ -218,7 +222,6 @@ def _decimal(amount: Decimal | str) -> Decimal:
         return amount
     if not isinstance(amount, str):
         raise MoneyError("amount", "a Decimal or a text", type(amount).__name__)
-    try:
-        return Decimal(amount)
-    except InvalidOperation:
-        raise MoneyError("amount", "a decimal number", repr(amount[:40])) from None
+    if len(amount) > 2 * _MOST_PLACES or not _PLAIN_NUMBER.fullmatch(amount):
+        raise MoneyError("amount", "a decimal number", ascii(amount[:40]))
+    return Decimal(amount)
