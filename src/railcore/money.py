@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import attrs
 from typing_extensions import override
@@ -42,7 +42,7 @@ _MOST_PLACES: Final = 60
 """More decimal places, all of them zeros, are no amount but an attack on the arithmetic."""
 
 
-def _code_is_iso_shaped(_: object, __: object, code: object) -> None:
+def _code_is_iso_shaped(_: object, __: object, code: Any) -> None:
     if not isinstance(code, str) or not _ISO_SHAPED.fullmatch(code):
         raise MoneyError("currency", "three capital letters (ISO 4217)", repr(code))
 
