@@ -75,15 +75,17 @@ class WalletRail:
         hold_s: For how long an authorization reserves.
         charge_hold_s: For how long a charge that was interrupted between reserving and debiting
             keeps its reservation. Until then it is resumed; after that it fails as cancelled.
+        timing: The bounds to declare.
     """
 
     hold_s: float = attrs.field(default=7 * 86_400.0, validator=_checks.seconds)
     charge_hold_s: float = attrs.field(default=86_400.0, validator=_checks.seconds)
+    timing: TimingBounds = CAPABILITIES.timing
 
     @property
     def capabilities(self) -> RouteCapabilities:
         """All five operations, repeated harmlessly and looked up with authority."""
-        return CAPABILITIES
+        return attrs.evolve(CAPABILITIES, timing=self.timing)
 
     def execute(self, execution: PaymentExecution, /) -> Flow[RailResult]:
         """Return the flow that does it; repeated, it goes on where it stopped."""
