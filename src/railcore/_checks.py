@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from railcore.errors import InvalidValueError
 from railcore.redaction import holds_card_number
@@ -15,6 +15,7 @@ A validator as attrs calls it.
 Attrs types all three per field, so one shared type can only say Any.
 """
 
+_LARGEST: Final = 2**63 - 1
 _NOT_VISIBLE_ASCII = re.compile(r"[^\x21-\x7e]")
 
 
@@ -27,6 +28,19 @@ def text(limit: int, *, optional: bool = False) -> Check:
         visible = isinstance(value, str) and not _NOT_VISIBLE_ASCII.search(value)
         if not visible or not 1 <= len(value) <= limit:
             wanted = f"1 to {limit} visible ASCII characters without blanks"
+            raise InvalidValueError(attribute.name, wanted, shape(value))
+
+    return check
+
+
+def reference(limit: int) -> Check:
+    """Return a validator for None or 1 to *limit* printable characters, blanks among them."""
+
+    def check(_: Any, attribute: Any, value: Any) -> None:
+        if value is None:
+            return
+        if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+            wanted = f"1 to {limit} printable characters"
             raise InvalidValueError(attribute.name, wanted, shape(value))
 
     return check
@@ -63,14 +77,15 @@ def aware(_: Any, attribute: Any, value: Any) -> None:
         raise InvalidValueError(attribute.name, "an aware datetime or None", shape(value))
 
 
-def whole_number(least: int, *, optional: bool = False) -> Check:
-    """Return a validator for an int (no bool) of at least *least*."""
+def whole_number(least: int, *, most: int = _LARGEST, optional: bool = False) -> Check:
+    """Return a validator for an int (no bool) of *least* to *most*."""
 
     def check(_: Any, attribute: Any, value: Any) -> None:
         if value is None and optional:
             return
-        if type(value) is not int or value < least:
-            raise InvalidValueError(attribute.name, f"an int of at least {least}", repr(value)[:40])
+        if type(value) is not int or not least <= value <= most:
+            wanted = f"an int of {least} to {most}"
+            raise InvalidValueError(attribute.name, wanted, _number(value))
 
     return check
 
@@ -82,7 +97,7 @@ def seconds(_: Any, attribute: Any, value: Any) -> None:
         or not isinstance(value, int | float)
         or not 0 <= value < float("inf")
     ):
-        raise InvalidValueError(attribute.name, "seconds, zero or more", repr(value)[:40])
+        raise InvalidValueError(attribute.name, "seconds, zero or more", _number(value))
 
 
 def texts(most: int, size: int) -> Check:
@@ -110,6 +125,11 @@ def texts(most: int, size: int) -> Check:
             )
 
     return check
+
+
+def _number(value: object) -> str:
+    is_short = isinstance(value, int | float) and abs(value) < _LARGEST
+    return repr(value) if is_short else shape(value)
 
 
 def shape(value: object) -> str:

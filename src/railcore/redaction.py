@@ -6,6 +6,7 @@ blanks, dots or dashes between groups. They are masked to the first six and the 
 which PCI DSS 3.4.1 allows to be shown.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import NoReturn
@@ -15,9 +16,14 @@ from typing_extensions import override
 from railcore.errors import InvalidValueError
 
 _CANDIDATE = re.compile(r"(?<!\d)\d(?:[ .\-]?\d){12,18}(?!\d)")
+_STANDING_ALONE = re.compile(
+    r"(?<![0-9A-Za-z])(?<!\d[ .\-])\d(?:[ .\-]?\d){12,18}(?![0-9A-Za-z])(?![ .\-]\d)"
+)
 _SECRET_NAMES = re.compile(
     r"secret|password|passwd|token|authorization|api[_-]?key|cvv|cvc|pin\b|track[12]", re.IGNORECASE
 )
+_SHORT = 10**12
+_MOST_BITS = 1024
 MASK = "***"
 
 
@@ -47,21 +53,37 @@ def masked(text: str) -> str:
     return _CANDIDATE.sub(_mask, text)
 
 
+def masked_reference(text: str) -> str:
+    """
+    Return *text*, a provider's reference, masked where a whole word of it could be a card number.
+
+    Digits inside longer words stay, for a reference that is masked by accident finds nothing any
+    more.
+
+    >>> masked_reference("RF18539007547034"), masked_reference("4111111111111111")
+    ('RF18539007547034', '411111******1111')
+    """
+    return _STANDING_ALONE.sub(_mask, text)
+
+
 def redacted(value: object) -> object:
-    """Return a JSON-like *value* with card numbers masked and what is named like a secret hidden."""
+    """
+    Return *value* as JSON, card numbers masked and what is named like a secret hidden.
+
+    What JSON in a database cannot hold (NUL, lone surrogates, NaN) is replaced; what is no JSON
+    becomes text.
+    """
     match value:
-        case str():
-            return masked(value)
         case bool() | None:
             return value
-        case int() if len(str(value)) > 12:
-            return _masked_number(value)
+        case int() | float():
+            return _safe_number(value)
         case Mapping():
-            return {masked(str(name)): _under(str(name), inner) for name, inner in value.items()}
+            return {_safe_text(str(name)): _under(str(name), one) for name, one in value.items()}
         case list() | tuple():
             return [redacted(inner) for inner in value]
         case _:
-            return value
+            return _safe_text(str(value))
 
 
 class Secret:
@@ -114,9 +136,20 @@ def _mask(found: re.Match[str]) -> str:
     return digits[:6] + "*" * (len(digits) - 10) + digits[-4:]
 
 
-def _masked_number(number: int) -> int | str:
-    text = masked(str(number))
-    return number if text == str(number) else text
+def _safe_text(text: str) -> str:
+    return masked(
+        text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    )
+
+
+def _safe_number(number: float) -> float | str:
+    """Return *number*, or a text where it is no number in JSON or could be a card number."""
+    if -_SHORT < number < _SHORT:
+        return number
+    if isinstance(number, int) and number.bit_length() > _MOST_BITS:
+        return f"an integer of {number.bit_length()} bits"
+    text = masked(f"{number:d}" if isinstance(number, int) else f"{number:f}")
+    return number if "*" not in text and math.isfinite(number) else text
 
 
 def _under(name: str, value: object) -> object:

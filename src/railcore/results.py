@@ -22,7 +22,7 @@ from railcore.failures import (
     UnknownCause,
 )
 from railcore.money import Money
-from railcore.redaction import masked, redacted
+from railcore.redaction import masked_reference, redacted
 
 _RESPONSE_LIMIT: Final = 8192
 _NOTHING: Final[Mapping[str, object]] = {}
@@ -71,14 +71,16 @@ class NextAction:
 
 
 def _safe_reference(reference: str | None) -> str | None:
-    return None if reference is None else masked(reference)
+    return masked_reference(reference) if isinstance(reference, str) else reference
 
 
 def _safe_response(value: Mapping[str, object]) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise InvalidValueError("provider_response", "a mapping", _checks.shape(value))
     if not value:
         return _NOTHING
     safe = cast("dict[str, object]", redacted(value))
-    size = len(json.dumps(safe, default=str))
+    size = len(json.dumps(safe))
     if size > _RESPONSE_LIMIT:
         raise InvalidValueError(
             "provider_response",
@@ -111,14 +113,26 @@ class RailResult:
             masked here.
     """
 
-    status: ResultStatus
-    provider_ref: str | None = attrs.field(default=None, converter=_safe_reference)
-    reported: Money | None = None
-    pending_reason: PendingReason | None = None
-    failure: PaymentFailureCode | None = None
-    cause: PaymentFailureCode | None = None
-    is_absent: bool = False
-    next_action: NextAction | None = None
+    status: ResultStatus = attrs.field(validator=_checks.one_of(ResultStatus))
+    provider_ref: str | None = attrs.field(
+        default=None, converter=_safe_reference, validator=_checks.reference(255)
+    )
+    reported: Money | None = attrs.field(
+        default=None, validator=_checks.one_of(Money, optional=True)
+    )
+    pending_reason: PendingReason | None = attrs.field(
+        default=None, validator=_checks.one_of(PendingReason, optional=True)
+    )
+    failure: PaymentFailureCode | None = attrs.field(
+        default=None, validator=_checks.one_of(PaymentFailureCode, optional=True)
+    )
+    cause: PaymentFailureCode | None = attrs.field(
+        default=None, validator=_checks.one_of(PaymentFailureCode, optional=True)
+    )
+    is_absent: bool = attrs.field(default=False, validator=_checks.one_of(bool))
+    next_action: NextAction | None = attrs.field(
+        default=None, validator=_checks.one_of(NextAction, optional=True)
+    )
     expires_at: datetime | None = attrs.field(default=None, validator=_checks.aware)
     progress: int = attrs.field(default=0, validator=_checks.whole_number(0))
     provider_response: Mapping[str, object] = attrs.field(
@@ -142,10 +156,6 @@ class RailResult:
             case ResultStatus.PENDING:
                 self._allow(reference=False, reason=True, failure=False)
                 self._check_pending()
-            case _:
-                raise InvalidValueError(
-                    "status", "success, pending or failed", _checks.shape(self.status)
-                )
 
     def _allow(self, *, reference: bool, reason: bool, failure: bool) -> None:
         if reference and not self.provider_ref:
@@ -156,8 +166,13 @@ class RailResult:
             )
         if (self.failure is not None) is not failure:
             raise InvalidValueError("failure", "a code exactly when failed", f"{self.failure}")
+        waits = self.cause, self.next_action, self.expires_at
+        if not reason and (self.is_absent or any(one is not None for one in waits)):
+            raise InvalidValueError("status", "pending, for what waits", f"{self.status}")
 
     def _check_pending(self) -> None:
+        if self.reported is not None and self.reported.amount_minor < 0:
+            raise InvalidValueError("reported", "what was received so far", str(self.reported))
         unknown = self.pending_reason is PendingReason.OUTCOME_UNKNOWN
         if self.cause is not None and (not unknown or self.cause not in UNKNOWN_CAUSES):
             raise InvalidValueError("cause", "the cause of an unknown outcome", f"{self.cause}")
@@ -197,7 +212,7 @@ class RailResult:
 
         Doubt is ``unknown``, not this.
         """
-        if reason is PendingReason.OUTCOME_UNKNOWN:
+        if reason == PendingReason.OUTCOME_UNKNOWN:
             raise InvalidValueError(
                 "reason", "what the provider waits for; use RailResult.unknown", f"{reason}"
             )
