@@ -1,8 +1,8 @@
 """
 The SQL files, read and prepared for a driver.
 
-A file holds one statement with ``:name`` parameters, as psql and pgbench read it. Drivers want other marks: psycopg
-``%(name)s``, the wire protocol ``$1``.
+A file holds one statement with ``:name`` parameters, as psql and pgbench read it. Drivers want
+other marks: psycopg ``%(name)s``, the wire protocol ``$1``.
 """
 
 import re
@@ -25,9 +25,9 @@ VERDICT_OF_CONSTRAINT: Mapping[str, str] = {
     "state_has_event": "again",
 }
 """
-What a constraint says that a claim or a record ran into although its own check had passed: another transaction was
-quicker. `live` and `limit` are verdicts as the statement itself gives them; `again` means run it once more, alone.
-Any other constraint is a mistake of the caller.
+What a constraint says that a claim or a record ran into although its own check had passed:
+another transaction was quicker. `live` and `limit` are verdicts as the statement itself gives
+them; `again` means run it once more, alone. Any other constraint is a mistake of the caller.
 """
 
 _COMMENT = re.compile(r"--[^\n]*")
@@ -51,7 +51,7 @@ class Statement:
 
     @property
     def numbered(self) -> str:
-        """The text with ``$1``, ``$2`` for the wire protocol; a parameter used twice has one number."""
+        """The text with ``$1`` for the wire protocol; a parameter used twice has one number."""
         return _PARAMETER.sub(lambda found: f"${self.names.index(found[1]) + 1}", self.text)
 
 

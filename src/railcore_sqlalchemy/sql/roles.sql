@@ -4,11 +4,11 @@
 --   railcore_relay   delivers events; cannot see executions
 --   railcore_reader  looks
 -- The timeouts bound how long a forgotten transaction can hold a payment: a lock is waited for half a second, a
--- transaction that does nothing is ended after five. The statements have one good plan, so it is made once.
+-- transaction that does nothing is ended after five. The statements have one good plan each, through the keys: it is made
+-- once, and not one that scans a table because that is still small.
 do $$
 declare
   it record;
-  setting text;
 begin
   for it in select unnest(array['railcore_app', 'railcore_relay', 'railcore_reader']) as name loop
     if not exists (select from pg_roles where rolname = it.name) then
@@ -16,18 +16,25 @@ begin
     end if;
   end loop;
   for it in
-    select distinct r.rolname as name from pg_roles r
-    where r.rolname in ('railcore_app', 'railcore_relay', 'railcore_reader')
-      or r.rolcanlogin and not r.rolsuper and exists (
-        select from pg_roles g where g.rolname in ('railcore_app', 'railcore_relay', 'railcore_reader')
-          and pg_has_role(r.oid, g.oid, 'member'))
+    select member.rolname as name, wanted.setting
+    from (values
+      ('railcore_app', 'lock_timeout = ''500ms'''),
+      ('railcore_app', 'statement_timeout = ''15s'''),
+      ('railcore_app', 'idle_in_transaction_session_timeout = ''5s'''),
+      ('railcore_app', 'plan_cache_mode = force_generic_plan'),
+      ('railcore_app', 'enable_seqscan = off'),
+      ('railcore_relay', 'lock_timeout = ''500ms'''),
+      ('railcore_relay', 'statement_timeout = ''15s'''),
+      ('railcore_relay', 'idle_in_transaction_session_timeout = ''5s'''),
+      ('railcore_reader', 'lock_timeout = ''500ms'''),
+      ('railcore_reader', 'statement_timeout = ''5min'''),
+      ('railcore_reader', 'idle_in_transaction_session_timeout = ''1min''')
+    ) wanted (name, setting)
+    join pg_roles on pg_roles.rolname = wanted.name
+    join pg_roles member on member.oid = pg_roles.oid
+      or member.rolcanlogin and not member.rolsuper and pg_has_role(member.oid, pg_roles.oid, 'member')
   loop
-    foreach setting in array array[
-      'lock_timeout = ''500ms''', 'statement_timeout = ''15s''', 'idle_in_transaction_session_timeout = ''5s''',
-      'plan_cache_mode = force_generic_plan']
-    loop
-      execute format('alter role %I in database %I set %s', it.name, current_database(), setting);
-    end loop;
+    execute format('alter role %I in database %I set %s', it.name, current_database(), it.setting);
   end loop;
   execute format('grant usage on schema %I to railcore_app, railcore_relay, railcore_reader', current_schema());
 end $$;

@@ -1,0 +1,1 @@
+"""The revisions; each runs files of ``sql/``."""
