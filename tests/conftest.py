@@ -8,7 +8,6 @@ It does not sync to disk: a test that kills a server starts its own ``EmbeddedPo
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -16,15 +15,12 @@ import pytest
 import sqlalchemy
 from psycopg import sql
 
-import railcore_sqlalchemy
 from railcore_adapters.embedded import EmbeddedPostgres
+from railcore_sqlalchemy import schema
 
 URL_VARIABLE = "RAILCORE_TEST_DATABASE_URL"
 # Races hold one connection a thread; planning gains nothing from many workers on two cores.
 SETTINGS = {"max_connections": "300", "max_parallel_workers_per_gather": "0", "jit": "off"}
-
-SQL = Path(railcore_sqlalchemy.__file__).parent / "sql"
-SCHEMA = ("schema.sql", "wallet.sql")
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +37,7 @@ def postgres_url() -> Iterator[str]:
 def template_database(postgres_url: str) -> Iterator[str]:
     """The name of a database with the schema installed, from which others are copied."""
     with fresh_database(postgres_url, template="template0") as url:
-        with psycopg.connect(conninfo(url)) as connection:
-            for name in SCHEMA:
-                connection.execute((SQL / name).read_bytes())
+        schema.install(url)
         yield name_in(url)
 
 
