@@ -20,7 +20,7 @@ _FINGERPRINT_VERSION: Final = 1
 
 def _without_cards(metadata: Mapping[str, str]) -> Mapping[str, str]:
     try:
-        return {name: masked(value) for name, value in metadata.items()}
+        return {masked(name): masked(value) for name, value in metadata.items()}
     except (AttributeError, TypeError):
         return metadata  # the validator says what is wrong with it
 
@@ -116,6 +116,7 @@ class PaymentContext:
             "operation": self.operation,
             "amount_minor": self.money.amount_minor,
             "currency": self.money.currency.code,
+            "exponent": self.money.currency.exponent,
             "due_minor": self.due_minor,
             "payment_id": self.payment_id,
             "payment_option_key": self.payment_option_key,
