@@ -15,6 +15,7 @@ from railcore.ports import WalletRepository
 from railcore.testing.contracts.wallet import Blocking, Run, WalletRepositoryContract
 from railcore.testing.wallet import AsyncInMemoryWalletRepository, InMemoryWalletRepository
 from railcore_sqlalchemy.wallet import AsyncSqlWalletRepository, SqlWalletRepository
+from tests.conftest import fresh_database
 
 
 @contextmanager
@@ -48,18 +49,25 @@ class TestAsyncInMemory(WalletRepositoryContract):
             yield Blocking(AsyncInMemoryWalletRepository(SystemClock()), run)
 
 
+@pytest.fixture(scope="module")
+def wallet_url(postgres_url: str, template_database: str) -> Iterator[str]:
+    """One database for all: each test has a tenant of its own."""
+    with fresh_database(postgres_url, template=template_database) as url:
+        yield url
+
+
 class TestOnPostgres(WalletRepositoryContract):
     @pytest.fixture
-    def repository(self, database_url: str) -> Iterator[WalletRepository]:
-        engine = sqlalchemy.create_engine(database_url)
+    def repository(self, wallet_url: str) -> Iterator[WalletRepository]:
+        engine = sqlalchemy.create_engine(wallet_url)
         yield SqlWalletRepository(engine)
         engine.dispose()
 
 
 class TestAsyncOnPostgres(WalletRepositoryContract):
     @pytest.fixture
-    def repository(self, database_url: str) -> Iterator[WalletRepository]:
+    def repository(self, wallet_url: str) -> Iterator[WalletRepository]:
         with running_loop() as run:
-            engine = create_async_engine(database_url)
+            engine = create_async_engine(wallet_url)
             yield Blocking(AsyncSqlWalletRepository(engine), run)
             run(engine.dispose())

@@ -44,7 +44,6 @@ Result = TypeVar("Result")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine to its end; from several threads at once, if the races are to be real."""
 
-TENANT: Final = "tenant-of-contract"
 _LONG: Final = 3600.0
 _SHORT: Final = 0.02
 
@@ -97,7 +96,7 @@ class Books:
     """One customer and one house account, and short ways to move money between them."""
 
     repository: WalletRepository
-    tenant_id: str = TENANT
+    tenant_id: str = attrs.field(factory=lambda: f"tenant-{uuid4()}")
     customer: str = "customer"
     house: str = "house"
 
@@ -202,12 +201,16 @@ def pause(seconds: float) -> None:
 
 
 class WalletRepositoryContract:
-    """The promises of ``WalletRepository``. Override the fixture ``repository``: empty books."""
+    """
+    The promises of ``WalletRepository``. Override the fixture ``repository``.
+
+    Each test has a tenant of its own, so one wallet may serve them all, one after the other.
+    """
 
     @pytest.fixture
     def repository(self) -> WalletRepository:
-        """Return the wallet that is tested, with nothing in it."""
-        pytest.fail("override the fixture `repository` with a wallet that has nothing in it")
+        """Return the wallet that is tested, without holds of anybody else."""
+        pytest.fail("override the fixture `repository` to return the wallet that is to be tested")
 
     @pytest.fixture
     def books(self, repository: WalletRepository) -> Books:
@@ -217,14 +220,14 @@ class WalletRepositoryContract:
         return books
 
     def test_an_account_is_opened_once(self, repository: WalletRepository) -> None:
-        account = WalletAccount(tenant_id=TENANT, account_id="a", currency=SAR)
+        account = WalletAccount(tenant_id=str(uuid4()), account_id="a", currency=SAR)
 
         assert repository.open_account(account)
         assert not repository.open_account(account)
 
     def test_an_account_never_changes_its_kind(self, books: Books) -> None:
         as_house = WalletAccount(
-            tenant_id=TENANT,
+            tenant_id=books.tenant_id,
             account_id=books.customer,
             currency=SAR,
             kind=WalletAccountKind.HOUSE,
@@ -234,7 +237,7 @@ class WalletRepositoryContract:
             books.repository.open_account(as_house)
 
     def test_currencies_and_tenants_have_books_of_their_own(self, books: Books) -> None:
-        other = Books(books.repository, "another-tenant").open(SAR)
+        other = Books(books.repository).open(SAR)
 
         assert books.of_customer(SAR) == (10_000, 0)
         assert books.of_customer(KWD) == (0, 0)
@@ -242,8 +245,8 @@ class WalletRepositoryContract:
         assert books.verdict(books.single(Money(1, KWD))) is TransferVerdict.INSUFFICIENT_FUNDS
 
     def test_an_unknown_account_has_no_balance(self, books: Books) -> None:
-        assert books.repository.balance(TENANT, "nobody", SAR) is None
-        assert books.repository.balance(TENANT, books.customer, USD) is None
+        assert books.repository.balance(books.tenant_id, "nobody", SAR) is None
+        assert books.repository.balance(books.tenant_id, books.customer, USD) is None
 
     def test_a_transfer_moves_from_one_account_to_the_other(self, books: Books) -> None:
         assert books.verdict(books.single(Money(2_500, SAR))) is TransferVerdict.APPLIED
@@ -403,7 +406,7 @@ class WalletRepositoryContract:
     def test_a_resolution_fits_its_hold(self, books: Books) -> None:
         hold = books.hold(Money(6_000, SAR))
         books.repository.open_account(
-            WalletAccount(tenant_id=TENANT, account_id="thief", currency=SAR)
+            WalletAccount(tenant_id=books.tenant_id, account_id="thief", currency=SAR)
         )
 
         elsewhere = attrs.evolve(posting(hold), credit_account="thief")
@@ -433,21 +436,23 @@ class WalletRepositoryContract:
         assert books.repository.expire_holds(10) == 0
         assert books.of_customer() == (10_000, 500)
         for hold in over:
-            assert books.repository.find(TENANT, hold.transfer_id).resolution == expiry_of(hold)
-        assert books.repository.find(TENANT, lasting.transfer_id).resolution is None
+            assert books.repository.find(books.tenant_id, hold.transfer_id).resolution == expiry_of(
+                hold
+            )
+        assert books.repository.find(books.tenant_id, lasting.transfer_id).resolution is None
 
     def test_a_transfer_is_found_by_its_id(self, books: Books) -> None:
         hold = books.hold(Money(6_000, SAR))
         post = posting(hold, 1_000)
         books.verdict(post)
 
-        found = books.repository.find(TENANT, hold.transfer_id)
+        found = books.repository.find(books.tenant_id, hold.transfer_id)
 
         known = TransferVerdict.KNOWN
         assert found == TransferOutcome(verdict=known, transfer=hold, resolution=post)
         assert found.transfer is not None
         assert found.transfer.hold_s == _LONG
-        assert books.repository.find(TENANT, post.transfer_id) == TransferOutcome(
+        assert books.repository.find(books.tenant_id, post.transfer_id) == TransferOutcome(
             verdict=known, transfer=post
         )
 
@@ -456,8 +461,8 @@ class WalletRepositoryContract:
         books.verdict(refused)
         absent = TransferOutcome(verdict=TransferVerdict.ABSENT)
 
-        assert books.repository.find(TENANT, refused.transfer_id) == absent
-        assert books.repository.find_referenced(TENANT, uuid4()) == absent
+        assert books.repository.find(books.tenant_id, refused.transfer_id) == absent
+        assert books.repository.find_referenced(books.tenant_id, uuid4()) == absent
 
     def test_a_tenant_finds_its_own_transfers_only(self, books: Books) -> None:
         reference = uuid4()
@@ -475,7 +480,7 @@ class WalletRepositoryContract:
         post = attrs.evolve(posting(hold), reference=reference)
         books.verdict(post)
 
-        found = books.repository.find_referenced(TENANT, reference)
+        found = books.repository.find_referenced(books.tenant_id, reference)
 
         assert (found.transfer, found.resolution) == (hold, post)
 
@@ -485,7 +490,7 @@ class WalletRepositoryContract:
         books.verdict(attrs.evolve(hold, reference=again))
 
         for reference in (first, again):
-            assert books.repository.find_referenced(TENANT, reference).transfer == hold
+            assert books.repository.find_referenced(books.tenant_id, reference).transfer == hold
 
     def test_flows_are_answered(self, books: Books) -> None:
         transfer = attrs.evolve(books.single(Money(1, SAR)), reference=uuid4())
@@ -495,8 +500,8 @@ class WalletRepositoryContract:
 
         assert answer(PostTransfer(transfer), _never()).verdict is TransferVerdict.APPLIED
         assert answer(PostTransfer(transfer), None) == known
-        assert answer(FindTransfer(TENANT, transfer.transfer_id), None) == known
-        assert answer(FindReferenced(TENANT, transfer.reference), None) == known
+        assert answer(FindTransfer(books.tenant_id, transfer.transfer_id), None) == known
+        assert answer(FindReferenced(books.tenant_id, transfer.reference), None) == known
 
     def test_nothing_moves_after_the_send_deadline(self, books: Books) -> None:
         transfer = books.single(Money(1, SAR))
@@ -506,7 +511,7 @@ class WalletRepositoryContract:
             books.repository.answer(PostTransfer(transfer), passed)
 
         assert not late.value.may_have_left
-        found = books.repository.answer(FindTransfer(TENANT, transfer.transfer_id), passed)
+        found = books.repository.answer(FindTransfer(books.tenant_id, transfer.transfer_id), passed)
         assert found.verdict is TransferVerdict.ABSENT
 
     def test_one_of_many_equal_transfers_is_applied(self, books: Books) -> None:
@@ -534,7 +539,7 @@ class WalletRepositoryContract:
 
         assert verdicts.count(TransferVerdict.APPLIED) == 1
         assert verdicts.count(TransferVerdict.HOLD_RESOLVED) == 4
-        winner = books.repository.find(TENANT, hold.transfer_id).resolution
+        winner = books.repository.find(books.tenant_id, hold.transfer_id).resolution
         assert winner == asked[verdicts.index(TransferVerdict.APPLIED)]
 
 
