@@ -1,0 +1,89 @@
+"""Both execution stores, in both colours, keep the promises of the port."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from railcore.clock import SystemClock
+from railcore.ports import ExecutionStore
+from railcore.testing.contracts.execution_store import ExecutionStoreContract, awaited
+from railcore.testing.memory import AsyncInMemoryExecutionStore, InMemoryExecutionStore
+from railcore_sqlalchemy import schema
+from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
+from tests.conftest import fresh_database
+
+
+@contextmanager
+def event_loop() -> Iterator["asyncio.AbstractEventLoop"]:
+    """A running event loop in a thread of its own, for callers that block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def own_database(postgres_url: str) -> Iterator[str]:
+    with fresh_database(postgres_url, template="template0") as url:
+        yield url
+
+
+@pytest.fixture
+def clean_url(own_database: str) -> str:
+    """The address of a database with fresh tables, sooner than with a fresh database."""
+    engine = sqlalchemy.create_engine(own_database)
+    with engine.begin() as connection:
+        schema.drop(connection)
+        schema.install(connection)
+    engine.dispose()
+    return own_database
+
+
+class Blocking:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __call__(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+
+class TestInMemory(ExecutionStoreContract):
+    @pytest.fixture
+    def store(self) -> ExecutionStore:
+        return InMemoryExecutionStore(SystemClock())
+
+
+class TestAsyncInMemory(ExecutionStoreContract):
+    @pytest.fixture
+    def store(self) -> Iterator[ExecutionStore]:
+        with event_loop() as loop:
+            yield awaited(AsyncInMemoryExecutionStore(SystemClock()), Blocking(loop))
+
+
+class TestPostgres(ExecutionStoreContract):
+    @pytest.fixture
+    def store(self, clean_url: str) -> Iterator[ExecutionStore]:
+        engine = sqlalchemy.create_engine(clean_url, pool_size=20)
+        yield SqlExecutionStore(engine)
+        engine.dispose()
+
+
+class TestAsyncPostgres(ExecutionStoreContract):
+    @pytest.fixture
+    def store(self, clean_url: str) -> Iterator[ExecutionStore]:
+        with event_loop() as loop:
+            run = Blocking(loop)
+            engine = create_async_engine(clean_url)
+            yield awaited(AsyncSqlExecutionStore(engine), run)
+            run(engine.dispose())
