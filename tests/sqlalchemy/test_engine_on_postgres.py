@@ -57,7 +57,7 @@ class CountingRail:
     calls: int = 0
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     moment: threading.Event = attrs.field(factory=threading.Event)
-    capabilities: RouteCapabilities = RouteCapabilities()
+    capabilities: RouteCapabilities = attrs.field(factory=RouteCapabilities)
 
     def execute(self, execution: PaymentExecution, /, *, send_by: Deadline) -> RailResult:
         assert not send_by.has_passed()
@@ -81,7 +81,7 @@ class AsyncCountingRail:
     gate: asyncio.Event = attrs.field(factory=asyncio.Event)
     all_in_flight: asyncio.Event = attrs.field(factory=asyncio.Event)
     wanted: int = 1
-    capabilities: RouteCapabilities = RouteCapabilities()
+    capabilities: RouteCapabilities = attrs.field(factory=RouteCapabilities)
 
     async def execute(self, execution: PaymentExecution, /, *, send_by: Deadline) -> RailResult:
         assert not send_by.has_passed()
