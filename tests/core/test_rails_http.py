@@ -37,7 +37,8 @@ class Scripted:
     capabilities: RouteCapabilities = attrs.field(factory=RouteCapabilities)
 
     def start(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
-        yield from self.requests
+        for request in self.requests:
+            _ = yield request
         return done
 
     advance = start
