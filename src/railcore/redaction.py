@@ -96,8 +96,8 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        if not value:
-            raise InvalidValueError("secret", "a non-empty text", "an empty one")
+        if not isinstance(value, str) or not value:
+            raise InvalidValueError("secret", "a non-empty text", "something else")
         self._value = value
 
     def reveal(self) -> str:
@@ -111,6 +111,10 @@ class Secret:
     @override
     def __str__(self) -> str:
         return MASK
+
+    @override
+    def __format__(self, spec: str) -> str:
+        return format(MASK, spec)
 
     @override
     def __eq__(self, other: object) -> bool:

@@ -1,0 +1,254 @@
+import copy
+import json
+import logging
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from railcore.errors import InvalidValueError
+from railcore.redaction import (
+    Secret,
+    holds_card_number,
+    masked,
+    masked_reference,
+    passes_luhn,
+    redacted,
+)
+
+CARDS = [
+    "4111111111111111",
+    "5555555555554444",
+    "378282246310005",
+    "30569309025904",
+    "6011111111111117",
+    "3530111333300000",
+    "4222222222222",
+    "6304000000000000000",
+    "9682001111111113",
+]
+digits = st.text("0123456789", min_size=12, max_size=18)
+
+
+def with_check_digit(body: str) -> str:
+    return next(body + str(last) for last in range(10) if passes_luhn(body + str(last)))
+
+
+cards = digits.map(with_check_digit)
+separators = st.sampled_from(["", " ", "-", "."])
+
+
+@pytest.mark.parametrize("card", [card for card in CARDS if passes_luhn(card)])
+def test_published_test_cards_are_masked(card: str) -> None:
+    assert masked(card) == f"{card[:6]}{'*' * (len(card) - 10)}{card[-4:]}"
+
+
+def test_the_published_test_cards_pass_luhn() -> None:
+    assert sum(passes_luhn(card) for card in CARDS) >= 7
+
+
+@given(cards, separators, st.data())
+def test_a_card_number_in_groups_is_masked(card: str, separator: str, data: st.DataObject) -> None:
+    size = data.draw(st.sampled_from([4, 5, 6]))
+    grouped = separator.join(card[at : at + size] for at in range(0, len(card), size))
+
+    assert grouped not in masked(f"pay with {grouped} now")
+
+
+@given(cards, st.text("abcxyz_/:,;=()[]{}\"'\n\t", max_size=5))
+def test_a_card_number_is_found_in_any_surroundings(card: str, around: str) -> None:
+    assert holds_card_number(f"{around}{card}{around}")
+    assert card not in masked(f"{around}{card}{around}")
+
+
+@given(cards)
+def test_what_is_masked_holds_no_card_number(card: str) -> None:
+    assert not holds_card_number(masked(card))
+
+
+@given(st.text(max_size=60))
+def test_masking_again_changes_nothing(text: str) -> None:
+    assert masked(masked(text)) == masked(text)
+
+
+@given(digits)
+def test_a_wrong_check_digit_is_no_card_number(body: str) -> None:
+    wrong = next(body + str(last) for last in range(10) if not passes_luhn(body + str(last)))
+
+    assert masked(wrong) == wrong
+
+
+@pytest.mark.parametrize("text", ["411111111111", "12345678901234567890", "2026-03-01", "1250"])
+def test_too_few_or_too_many_digits_are_no_card_number(text: str) -> None:
+    assert masked(text) == text
+
+
+@given(cards)
+def test_a_reference_that_is_a_card_number_is_masked(card: str) -> None:
+    assert card not in masked_reference(card)
+
+
+@given(cards, st.sampled_from(["RF", "ch_A", "pay", "X"]))
+def test_digits_inside_a_longer_reference_are_kept(card: str, prefix: str) -> None:
+    assert masked_reference(f"{prefix}{card}") == f"{prefix}{card}"
+    assert masked_reference(f"{card}{prefix}") == f"{card}{prefix}"
+
+
+@given(st.uuids())
+def test_a_uuid_is_a_reference_as_it_is(reference: object) -> None:
+    assert masked_reference(str(reference)) == str(reference)
+
+
+nested = st.recursive(
+    st.one_of(cards, cards.map(int), st.text(max_size=8), st.integers(), st.none(), st.booleans()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(st.one_of(cards, st.text(max_size=6)), inner, max_size=3),
+    ),
+    max_leaves=10,
+)
+
+
+def all_texts(value: object) -> list[str]:
+    match value:
+        case dict():
+            return [text for pair in value.items() for one in pair for text in all_texts(one)]
+        case list():
+            return [text for one in value for text in all_texts(one)]
+        case bool() | None:
+            return []
+        case _:
+            return [str(value)]
+
+
+@given(nested)
+def test_no_card_number_survives_anywhere(value: object) -> None:
+    assert not any(holds_card_number(text) for text in all_texts(redacted(value)))
+
+
+@given(nested)
+def test_redacting_again_changes_nothing(value: object) -> None:
+    assert redacted(redacted(value)) == redacted(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        4111111111111111,
+        4111111111111111.0,
+        b"4111111111111111",
+        {"4111111111111111"},
+        ("4111111111111111",),
+        [["4111 1111 1111 1111"]],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_card_number_of_any_type_is_masked(value: object) -> None:
+    assert "1111111" not in json.dumps(redacted({"said": value}))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "secret",
+        "client_secret",
+        "Password",
+        "access_token",
+        "Authorization",
+        "api_key",
+        "api-key",
+        "apikey",
+        "X-Api-Key",
+        "cvv",
+        "CVC2",
+        "pin",
+        "track2",
+    ],
+)
+def test_what_is_named_like_a_secret_is_hidden(name: str) -> None:
+    assert redacted({name: "hunter2"}) == {name: "***"}
+    assert redacted({"deep": [{name: {"value": "hunter2"}}]}) == {"deep": [{name: "***"}]}
+
+
+@pytest.mark.parametrize("name", ["status", "pinned_at", "shipping", "spinner", "id", "keyboard"])
+def test_other_names_are_kept(name: str) -> None:
+    assert redacted({name: "value"}) == {name: "value"}
+
+
+@pytest.mark.parametrize("number", [10**5000, -(10**5000)], ids=["large", "negative"])
+def test_a_monstrous_number_becomes_a_short_text(number: int) -> None:
+    assert len(json.dumps(redacted(number))) < 50
+
+
+def test_long_numbers_that_are_no_cards_stay_numbers() -> None:
+    assert redacted(1732380000001) == 1732380000001
+
+
+SECRET = "sk_live_" + "hunter2"
+
+
+def shown_in_a_log(secret: Secret) -> str:
+    record = logging.LogRecord("x", 20, "x", 1, "%s %r", (secret, secret), None)
+    return record.getMessage()
+
+
+def test_a_secret_is_shown_when_asked_for() -> None:
+    assert Secret(SECRET).reveal() == SECRET
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        str,
+        repr,
+        "{}".format,
+        "{!r}".format,
+        lambda secret: f"{secret}",
+        lambda secret: f"{secret:>20}",
+        "%s".__mod__,
+        ascii,
+        lambda secret: repr([secret, {"a": secret}]),
+        lambda secret: json.dumps({"s": secret}, default=str),
+        lambda secret: str(redacted({"value": secret})),
+        shown_in_a_log,
+    ],
+)
+def test_a_secret_shows_itself_nowhere(show: Any) -> None:
+    assert "hunter2" not in show(Secret(SECRET))
+
+
+@pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_secret_is_neither_pickled_nor_copied(take: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        take(Secret(SECRET))
+
+
+@pytest.mark.parametrize("value", ["", None, 1, b"bytes", True])
+def test_a_secret_is_a_text(value: Any) -> None:
+    with pytest.raises(InvalidValueError, match="secret"):
+        Secret(value)
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_secrets_are_equal_when_their_values_are(one: str, other: str) -> None:
+    assert (Secret(one) == Secret(other)) is (one == other)
+
+
+@given(st.text(min_size=1))
+def test_a_secret_equals_no_text(value: str) -> None:
+    assert Secret(value) != value
+
+
+@given(st.text(min_size=1))
+def test_equal_secrets_are_one_in_a_set(value: str) -> None:
+    assume(value)
+
+    assert len({Secret(value), Secret(value)}) == 1
+
+
+def test_a_secret_takes_no_attributes() -> None:
+    with pytest.raises(AttributeError):
+        Secret(SECRET).other = 1  # type: ignore[attr-defined]
