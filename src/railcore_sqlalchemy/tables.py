@@ -327,7 +327,7 @@ wallet_transfer = Table(
     CheckConstraint("debit_account <> credit_account", name="transfer_between_two"),
     CheckConstraint(
         "case kind when 'single' then pending_id is null and hold_s is null"
-        " when 'pending' then pending_id is null and hold_s > 0"
+        " when 'pending' then pending_id is null and coalesce(hold_s > 0, false)"
         " when 'post' then pending_id is not null and hold_s is null"
         " when 'void' then pending_id is not null and hold_s is null else false end",
         name="transfer_kind",

@@ -35,7 +35,8 @@ create table railcore_wallet_transfer (
   constraint transfer_amount check (amount_minor > 0),
   constraint transfer_between_two check (debit_account <> credit_account),
   constraint transfer_kind check (case kind when 'single' then pending_id is null and hold_s is null
-    when 'pending' then pending_id is null and hold_s > 0 when 'post' then pending_id is not null and hold_s is null
+    when 'pending' then pending_id is null and coalesce(hold_s > 0, false)
+    when 'post' then pending_id is not null and hold_s is null
     when 'void' then pending_id is not null and hold_s is null else false end),
   constraint transfer_debits foreign key (tenant_id, debit_account, currency)
     references railcore_wallet_account (tenant_id, account_id, currency),
