@@ -96,7 +96,7 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        if not isinstance(value, str) or not value:
+        if type(value) is not str or not value:
             raise InvalidValueError("secret", "a non-empty text", "something else")
         self._value = value
 
