@@ -71,6 +71,19 @@ def one_of(kind: type, *, optional: bool = False) -> Check:
     return check
 
 
+def set_of(kind: type, *, optional: bool = False) -> Check:
+    """Return a validator for a frozenset of instances of *kind*."""
+
+    def check(_: Any, attribute: Any, value: Any) -> None:
+        if value is None and optional:
+            return
+        if not isinstance(value, frozenset) or not all(isinstance(one, kind) for one in value):
+            wanted = f"a frozenset of {kind.__name__}"
+            raise InvalidValueError(attribute.name, wanted, shape(value))
+
+    return check
+
+
 def aware(_: Any, attribute: Any, value: Any) -> None:
     """Accept an aware datetime or None."""
     if value is not None and (not isinstance(value, datetime) or value.utcoffset() is None):

@@ -71,6 +71,14 @@ class TimingBounds:
         return self.send_deadline_s + self.latest_arrival_s + self.read_lag_s
 
 
+_flag: Final = _checks.one_of(bool)
+
+
+def _are_currencies(_: object, __: object, codes: frozenset[str] | None) -> None:
+    for code in codes or ():
+        Currency.of(code)
+
+
 @attrs.frozen(kw_only=True)
 class RouteCapabilities:
     """
@@ -92,19 +100,31 @@ class RouteCapabilities:
         timing: D, L, G and W.
     """
 
-    operations: frozenset[Operation] = frozenset({Operation.CHARGE})
-    currencies: frozenset[str] | None = None
-    supports_async: bool = False
-    settlement_mode: SettlementMode = SettlementMode.INSTANT
-    partial_capture: bool = False
-    multiple_capture: bool = False
-    partial_refund: bool = False
-    multiple_refund: bool = False
-    idempotency: Idempotency = Idempotency.NONE
-    lookup: Lookup = Lookup.NONE
-    lookup_is_authoritative: bool = False
-    most_decimals: int | None = None
-    timing: TimingBounds = TimingBounds()
+    operations: frozenset[Operation] = attrs.field(
+        default=frozenset({Operation.CHARGE}), validator=_checks.set_of(Operation)
+    )
+    currencies: frozenset[str] | None = attrs.field(
+        default=None, validator=[_checks.set_of(str, optional=True), _are_currencies]
+    )
+    supports_async: bool = attrs.field(default=False, validator=_flag)
+    settlement_mode: SettlementMode = attrs.field(
+        default=SettlementMode.INSTANT, validator=_checks.one_of(SettlementMode)
+    )
+    partial_capture: bool = attrs.field(default=False, validator=_flag)
+    multiple_capture: bool = attrs.field(default=False, validator=_flag)
+    partial_refund: bool = attrs.field(default=False, validator=_flag)
+    multiple_refund: bool = attrs.field(default=False, validator=_flag)
+    idempotency: Idempotency = attrs.field(
+        default=Idempotency.NONE, validator=_checks.one_of(Idempotency)
+    )
+    lookup: Lookup = attrs.field(default=Lookup.NONE, validator=_checks.one_of(Lookup))
+    lookup_is_authoritative: bool = attrs.field(default=False, validator=_flag)
+    most_decimals: int | None = attrs.field(
+        default=None, validator=_checks.whole_number(0, most=4, optional=True)
+    )
+    timing: TimingBounds = attrs.field(
+        default=TimingBounds(), validator=_checks.one_of(TimingBounds)
+    )
 
     @property
     def supports_refund(self) -> bool:
@@ -132,12 +152,14 @@ class PaymentRoute:
         capabilities: What it can do.
     """
 
-    name: str
-    rail: PaymentRail
+    name: str = attrs.field(validator=_checks.text(128))
+    rail: PaymentRail = attrs.field(validator=_checks.one_of(PaymentRail))
     provider: str = attrs.field(validator=_checks.text(32))
     account: str = attrs.field(validator=_checks.text(64))
-    mode: RouteMode
-    capabilities: RouteCapabilities = RouteCapabilities()
+    mode: RouteMode = attrs.field(validator=_checks.one_of(RouteMode))
+    capabilities: RouteCapabilities = attrs.field(
+        default=RouteCapabilities(), validator=_checks.one_of(RouteCapabilities)
+    )
 
     @override
     def __str__(self) -> str:
@@ -257,11 +279,13 @@ class ConfigDrivenRouteResolver:
         }
         exact = [
             _exact(entry, f"exact[{index}]", routes)
-            for index, entry in enumerate(_list(config.get("exact", [])))
+            for index, entry in enumerate(_list(config.get("exact", []), "exact"))
         ]
         _refuse_ambiguity(exact)
         defaults = {
-            key: _named(name, f"defaults.{key}", routes)
+            _asked("payment_option_key", key, f"defaults.{key}"): _named(
+                name, f"defaults.{key}", routes
+            )
             for key, name in _table(config.get("defaults", {}), "defaults").items()
         }
         last = config.get("default_route")
@@ -351,13 +375,15 @@ def _narrowed(
     operations, currencies = declared.operations, declared.currencies
     if "operations" in entry:
         wanted = frozenset(
-            _member(Operation, one, f"{place}.operations") for one in _list(entry["operations"])
+            _member(Operation, one, f"{place}.operations")
+            for one in _list(entry["operations"], f"{place}.operations")
         )
         _refuse_wider(wanted, operations, f"{place}.operations")
         operations = wanted
     if "currencies" in entry:
         codes = frozenset(
-            _currency(one, f"{place}.currencies") for one in _list(entry["currencies"])
+            _currency(one, f"{place}.currencies")
+            for one in _list(entry["currencies"], f"{place}.currencies")
         )
         _refuse_wider(codes, currencies, f"{place}.currencies")
         currencies = codes
@@ -376,17 +402,39 @@ def _refuse_wider(wanted: frozenset[str], declared: frozenset[str] | None, place
 def _exact(entry: object, place: str, routes: Mapping[str, PaymentRoute]) -> _Exact:
     table = _table(entry, place)
     _only(table, place, (*_MATCH_FIELDS, "route"))
-    match = {name: _text(table[name], f"{place}.{name}") for name in _MATCH_FIELDS if name in table}
+    match = {
+        name: _asked(name, table[name], f"{place}.{name}")
+        for name in _MATCH_FIELDS
+        if name in table
+    }
     for name in ("tenant_id", "payment_option_key"):
         if name not in match:
             raise MisconfiguredError(
                 place, f"{name} is missing", "An exact match names tenant and payment option"
             )
-    if "currency" in match:
-        _currency(match["currency"], f"{place}.currency")
+    route = _named(table.get("route"), f"{place}.route", routes)
+    _refuse_impossible(match, route.capabilities, place)
+    return _Exact(match, route, place)
+
+
+def _refuse_impossible(match: Mapping[str, str], can: RouteCapabilities, place: str) -> None:
+    wanted = {_currency(match["currency"], f"{place}.currency")} if "currency" in match else set()
+    if can.currencies is not None and wanted - can.currencies:
+        problem = f"the route does not take {match['currency']}"
+        raise MisconfiguredError(f"{place}.currency", problem, "Name a route that does")
     if "operation" in match:
-        _member(Operation, match["operation"], f"{place}.operation")
-    return _Exact(match, _named(table.get("route"), f"{place}.route", routes), place)
+        operation = _member(Operation, match["operation"], f"{place}.operation")
+        _refuse_unrouted(operation, can, f"{place}.operation")
+
+
+def _refuse_unrouted(operation: Operation, can: RouteCapabilities, place: str) -> None:
+    if operation.follows_a_parent:
+        problem = f"a {operation} goes where its parent went and asks for no route"
+        raise MisconfiguredError(place, problem, "Match charge or authorize")
+    if operation not in can.operations:
+        raise MisconfiguredError(
+            place, f"the route does not offer {operation}", "Name a route that does"
+        )
 
 
 def _refuse_ambiguity(entries: Sequence[_Exact]) -> None:
@@ -433,10 +481,10 @@ def _table(value: object, place: str) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value)
 
 
-def _list(value: object) -> Sequence[object]:
+def _list(value: object, place: str) -> Sequence[object]:
     if not isinstance(value, list | tuple):
         raise MisconfiguredError(
-            "configuration", f"wanted a list, found {_checks.shape(value)}", "Write it as a list"
+            place, f"wanted a list, found {_checks.shape(value)}", "Write it as a list"
         )
     return cast("Sequence[object]", value)
 
@@ -447,6 +495,15 @@ def _text(value: object, place: str) -> str:
             place, f"wanted a text, found {_checks.shape(value)}", "Fill it in"
         )
     return value
+
+
+def _asked(name: str, value: object, place: str) -> str:
+    """Return *value* where a context could ever ask for it."""
+    text = _text(value, place)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        problem = f"no {name} is written like this: {_checks.shape(value)}"
+        raise MisconfiguredError(place, problem, "Use visible ASCII characters without blanks")
+    return text
 
 
 Member = TypeVar("Member", PaymentRail, RouteMode, Operation)
