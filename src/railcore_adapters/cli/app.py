@@ -1,0 +1,274 @@
+"""
+The commands. Each imports what it needs when it is called, so that ``--help`` is quick.
+
+Exit statuses: 0 settled or waiting for people or the provider, 1 some lines need attention, 2 the
+command could not start, 3 a promise is broken, 130 interrupted.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Never
+
+import click
+
+from railcore.errors import RailcoreError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from sqlalchemy import Connection
+
+    from railcore_adapters.cli.summary import Summary
+    from railcore_adapters.observers import LoggingObserver
+
+URL_VARIABLE: Final = "RAILCORE_DATABASE_URL"
+_INSTALL: Final = "pip install 'railcore[cli]'"
+_COULD_NOT_START: Final = 2
+_INTERRUPTED: Final = 130
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+_at_once = click.option(
+    "--at-once",
+    type=click.IntRange(1, 1000),
+    default=64,
+    show_default=True,
+    help="How many payments are in flight.",
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="railcore")
+def main() -> None:
+    """Take money over very different rails, so that no answer, late or lost or twice, costs any."""
+
+
+@main.command()
+@click.option(
+    "--database-url",
+    envvar=URL_VARIABLE,
+    help="A server on which it may create a database of its own. By default a private one.",
+)
+@click.option("--file", type=_FILE, help="Another billing file.")
+@click.option("--routes", type=_FILE, help="Another configuration.")
+@_at_once
+@_as_json
+def demo(
+    *,
+    database_url: str | None,
+    file: Path | None,
+    routes: Path | None,
+    at_once: int,
+    as_json: bool,
+) -> None:
+    """
+    Execute a month of billing against a provider that fails on purpose, and account for it.
+
+    Everything it needs is started with it and ends with it. The refusals in it are meant to be: the
+    exit status is 0 when every promise is kept, and 3 when one is broken.
+    """
+    with _starting():
+        from railcore_adapters.cli.demo import Demo
+        from railcore_adapters.cli.examples import example
+        from railcore_adapters.cli.report import make_console
+        from railcore_adapters.cli.summary import BROKEN
+
+        played = Demo(
+            file=file or example("billing-run.jsonl"),
+            routes=routes or example("routes.toml"),
+            database_url=database_url,
+            at_once=at_once,
+            console=make_console(to_stderr=as_json),
+        )
+        summary = played.play()
+    _tell(summary, played.console, as_json=as_json)
+    sys.exit(BROKEN if summary.exit_status == BROKEN else 0)
+
+
+@main.command()
+@click.argument("file", type=_FILE)
+@click.option("--routes", type=_FILE, required=True, help="Routes and bank accounts, as TOML.")
+@click.option(
+    "--database-url",
+    envvar=URL_VARIABLE,
+    required=True,
+    help=f"A database with the schema installed. By default {URL_VARIABLE}.",
+)
+@click.option("--stub-url", envvar="RAILCORE_STUB_URL", help="The sandbox, for provider stub.")
+@click.option(
+    "--lease-s",
+    type=click.FloatRange(0.5, 3600),
+    default=60.0,
+    show_default=True,
+    help="For how long nobody else may act on a payment that this run is calling for.",
+)
+@click.option(
+    "--settle-s",
+    type=click.FloatRange(0, 86_400),
+    help="For how long to look at what is in doubt. By default the lease and 15 s.",
+)
+@_at_once
+@_as_json
+@click.option("--log", "is_logging", is_flag=True, help="Log every call and outcome to stderr.")
+def run(
+    *,
+    file: Path,
+    routes: Path,
+    database_url: str,
+    stub_url: str | None,
+    lease_s: float,
+    settle_s: float | None,
+    at_once: int,
+    as_json: bool,
+    is_logging: bool,
+) -> None:
+    r"""
+    Execute the billing file FILE, one JSON object a line, and account for it.
+
+    Run it again as often as you like, also after a crash: the same keys are never charged twice.
+    Credentials come from the environment, as RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>.
+
+    \b
+    Exit status:
+      0    every line is settled, or waits for the payer, an operator or the provider
+      1    a line could not be read or was refused, or a payment is still in doubt
+      2    it could not start; nothing was done
+      3    a promise is broken
+      130  interrupted; run it again
+    """
+    with _starting():
+        from railcore_adapters.cli.report import make_console
+        from railcore_adapters.cli.run import RunFile
+
+        asked = RunFile(
+            file=file,
+            routes=routes,
+            database_url=database_url,
+            stub_url=stub_url,
+            lease_s=lease_s,
+            settle_s=settle_s,
+            at_once=at_once,
+            console=make_console(to_stderr=as_json),
+            observer=_log() if is_logging else None,
+        )
+        summary = asked.carry_out()
+    _tell(summary, asked.console, as_json=as_json)
+    sys.exit(summary.exit_status)
+
+
+@main.group()
+def schema() -> None:
+    """Install, print or check the database schema."""
+
+
+_database_url = click.option("--database-url", envvar=URL_VARIABLE, required=True)
+_roles = click.option("--roles/--no-roles", default=True, show_default=True, help="Roles as well.")
+
+
+@schema.command()
+@_database_url
+@_roles
+def install(*, database_url: str, roles: bool) -> None:
+    """Create the tables, their guards and the roles in an empty database."""
+    with _starting(), _connected(database_url) as connection:
+        from railcore_sqlalchemy import schema as made
+
+        made.install(connection)
+        if roles:
+            made.install_roles(connection)
+    click.echo("The schema is installed.")
+
+
+@schema.command()
+@_roles
+def sql(*, roles: bool) -> None:
+    """Print the schema as SQL, for whoever installs it by hand."""
+    with _starting():
+        from railcore_sqlalchemy import schema as made
+        from railcore_sqlalchemy.statements import read
+
+        names = (*made.CREATE, *(made.ROLES if roles else ()))
+        for name in names:
+            click.echo(read(name))
+
+
+@schema.command()
+@_database_url
+def verify(*, database_url: str) -> None:
+    """Compare a database with the schema; the exit status is 1 when something is wrong."""
+    with _starting(), _connected(database_url) as connection:
+        from railcore_sqlalchemy import schema as made
+
+        problems = made.verify(connection)
+    for problem in problems:
+        click.echo(problem)
+    if problems:
+        sys.exit(1)
+    click.echo("The schema is as it should be.")
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Turn what keeps a command from starting into one sentence and exit status 2."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if _is_ours(error.name):
+            raise
+        _stop(f"{error.name} is missing: {_INSTALL}", error)
+    except KeyboardInterrupt as error:
+        text = "Interrupted. Run the same command again: nothing is charged twice."
+        _stop(text, error, exit_code=_INTERRUPTED)
+    except (RailcoreError, OSError) as error:
+        _stop(str(error), error)
+    except Exception as error:
+        if not type(error).__module__.startswith(("sqlalchemy", "psycopg")):
+            raise
+        told = str(error).splitlines() or [type(error).__name__]
+        _stop(f"The database said: {told[0]}", error)
+
+
+class _Stopped(click.ClickException):
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+def _is_ours(name: str | None) -> bool:
+    return (name or "").startswith("railcore")
+
+
+def _stop(text: str, error: BaseException, *, exit_code: int = _COULD_NOT_START) -> Never:
+    raise _Stopped(text, exit_code) from error
+
+
+@contextmanager
+def _connected(database_url: str) -> Iterator["Connection"]:
+    import sqlalchemy
+
+    from railcore_adapters.embedded import open_database
+
+    with open_database(database_url) as database:
+        engine = sqlalchemy.create_engine(database.url, poolclass=sqlalchemy.NullPool)
+        with engine.begin() as connection:
+            yield connection
+
+
+def _log() -> "LoggingObserver":
+    from railcore_adapters.observers import LoggingObserver
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    return LoggingObserver()
+
+
+def _tell(summary: "Summary", console: "Console", *, as_json: bool) -> None:
+    from railcore_adapters.cli.report import show
+    from railcore_adapters.cli.summary import as_json as jsonable
+
+    if as_json:
+        click.echo(json.dumps(jsonable(summary), indent=2))
+    else:
+        show(console, summary)

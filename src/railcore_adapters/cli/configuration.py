@@ -1,0 +1,119 @@
+"""
+What ``railcore run`` is told: one TOML file and the environment.
+
+The file holds the routes, as ``ConfigDrivenRouteResolver`` reads them, and beside them what the
+rails need to know: ``[bank_accounts.NAME]``, where payers send transfers to, and ``[approvals]``,
+how many people have to confirm at each provider of the manual rail. Credentials are never in it:
+they come from the environment, as ``RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>``.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import attrs
+
+from railcore.errors import InvalidValueError, MisconfiguredError
+from railcore.rails.bank_transfer import BankAccount
+from railcore.redaction import Secret
+
+MANUAL: Final = "manual"
+_BESIDES: Final = ("bank_accounts", "approvals")
+
+
+@attrs.frozen(kw_only=True)
+class Configuration:
+    """
+    What a host is made from.
+
+    Attributes:
+        routes: As ``ConfigDrivenRouteResolver.from_mapping`` takes them.
+        bank_accounts: Where payers send transfers to, by the account of the route.
+        approvals: How many people confirm, by provider of the manual rail.
+    """
+
+    routes: Mapping[str, object]
+    bank_accounts: Mapping[str, BankAccount]
+    approvals: Mapping[str, int]
+
+
+def read_configuration(path: Path) -> Configuration:
+    """
+    Return the configuration in the TOML file at *path*.
+
+    Raises:
+        MisconfiguredError: No TOML, or a bank account or a number of approvals that cannot be.
+        OSError: There is no such file, or it may not be read.
+    """
+    try:
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problem = f"not a TOML file: {error}"
+        raise MisconfiguredError(str(path), problem, "Correct the syntax") from error
+    accounts = _table(config, "bank_accounts")
+    return Configuration(
+        routes={name: value for name, value in config.items() if name not in _BESIDES},
+        bank_accounts={name: _bank_account(name, entry) for name, entry in accounts.items()},
+        approvals={MANUAL: 1, **_table(config, "approvals")},
+    )
+
+
+def _table(config: Mapping[str, object], name: str) -> Mapping[str, Any]:
+    value = config.get(name, {})
+    if not isinstance(value, Mapping):
+        raise MisconfiguredError(name, "is not a table", f"Write it as [{name}]")
+    return cast("Mapping[str, Any]", value)
+
+
+def _bank_account(name: str, entry: object) -> BankAccount:
+    known = [field.name for field in attrs.fields(BankAccount)]
+    place = f"bank_accounts.{name}"
+    if not isinstance(entry, Mapping) or set(entry) - set(known):
+        raise MisconfiguredError(place, "is no bank account", f"Fields are {', '.join(known)}")
+    try:
+        return BankAccount(**cast("Mapping[str, Any]", entry))
+    except (InvalidValueError, TypeError) as error:
+        raise MisconfiguredError(place, str(error), "Correct the value") from error
+
+
+@attrs.frozen
+class EnvironmentCredentials:
+    """
+    A ``CredentialSource`` that reads ``RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>``.
+
+    Letters are capitals, and anything but letters and digits is an underscore.
+    """
+
+    environment: Mapping[str, str] = attrs.field(factory=lambda: os.environ, repr=False)
+
+    def secret(self, tenant_id: str, provider: str, account: str, /) -> Secret:
+        """
+        Return the credential of *account*, the same for every tenant.
+
+        Raises:
+            MisconfiguredError: The variable is not set; its name is told, never a value.
+        """
+        name = secret_variable(provider, account)
+        value = self.environment.get(name)
+        if not value:
+            problem = f"no credential for account {account} of {provider} (tenant {tenant_id})"
+            raise MisconfiguredError(name, problem, "Set this environment variable")
+        return Secret(value)
+
+
+def secret_variable(provider: str, account: str) -> str:
+    """
+    Return the name of the environment variable that holds a credential.
+
+    >>> secret_variable("stub", "main")
+    'RAILCORE_SECRET_STUB_MAIN'
+    """
+    return "_".join(
+        (
+            "RAILCORE_SECRET",
+            *(re.sub(r"[^A-Z0-9]", "_", part.upper()) for part in (provider, account)),
+        )
+    )

@@ -1,0 +1,148 @@
+"""
+``railcore demo``: a month of billing on a private database and a provider that fails on purpose.
+
+Nothing has to be installed or started by hand. Whatever it starts ends with it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import attrs
+import psycopg
+import sqlalchemy
+from psycopg import sql
+from rich.console import Console
+
+from railcore.errors import MisconfiguredError
+from railcore.execution import PaymentExecution
+from railcore_adapters.cli.accounting import Charged
+from railcore_adapters.cli.billing_file import BillingFile, read_billing_file
+from railcore_adapters.cli.books import Books
+from railcore_adapters.cli.carry_out import RepeatCounter, Run
+from railcore_adapters.cli.configuration import (
+    EnvironmentCredentials,
+    read_configuration,
+    secret_variable,
+)
+from railcore_adapters.cli.people import People, fill_wallets, told
+from railcore_adapters.cli.summary import Summary
+from railcore_adapters.cli.wiring import Host, Wishes, open_host
+from railcore_adapters.embedded import open_database
+from railcore_adapters.sandbox import Sandbox
+from railcore_sqlalchemy import schema
+
+ROLE: Final = "railcore_app"
+_LEASE_S: Final = 12.0
+_LATE_ANSWER_S: Final = 3.0
+
+
+@attrs.frozen(kw_only=True)
+class Demo:
+    """
+    What the demo plays.
+
+    Attributes:
+        file: The billing file.
+        routes: The configuration.
+        database_url: A server on which it may create a database of its own; None finds one.
+        at_once: How many payments are in flight.
+        console: Where it tells what happens.
+    """
+
+    file: Path
+    routes: Path
+    database_url: str | None
+    at_once: int
+    console: Console
+
+    def play(self) -> Summary:
+        """Play it, and return what it came to."""
+        file = read_billing_file(self.file)
+        with (
+            _database(self.database_url) as (url, source),
+            Sandbox(delay_s=_LATE_ANSWER_S) as sandbox,
+        ):
+            self._say(f"Database: {source}.")
+            self._say(f"Providers: a sandbox at {sandbox.url} that fails on purpose.")
+            return asyncio.run(self._play(file, url, sandbox))
+
+    async def _play(self, file: BillingFile, url: str, sandbox: Sandbox) -> Summary:
+        repeats = RepeatCounter()
+        wishes = Wishes(
+            database_url=url,
+            configuration=read_configuration(self.routes),
+            credentials=_keys_of(sandbox),
+            stub_url=sandbox.url,
+            lease_s=_LEASE_S,
+            at_once=self.at_once,
+            owner="railcore-demo",
+            role=ROLE,
+            observer=repeats,
+        )
+        async with open_host(wishes) as host:
+            filled = await fill_wallets(host.wallet, file.lines)
+            self._say(f"Wallets: {filled} were opened and filled.")
+            run = self._run(host, repeats)
+            people = People(host.payments, sandbox)
+
+            async def let_people_act(executions: Sequence[PaymentExecution]) -> None:
+                await people.act(executions)
+                self._say("Meanwhile " + ", ".join(told(people.deeds)) + ".")
+
+            async def ledger(_: Books) -> Sequence[Charged]:
+                return sandbox.ledger.charges
+
+            return await run.carry_out(file, charges=ledger, people=let_people_act)
+
+    def _run(self, host: Host, repeats: RepeatCounter) -> Run:
+        return Run(
+            host=host,
+            repeats=repeats,
+            console=self.console,
+            at_once=self.at_once,
+            patience_s=2 * _LEASE_S,
+        )
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, style="dim")
+
+
+def _keys_of(sandbox: Sandbox) -> EnvironmentCredentials:
+    return EnvironmentCredentials(
+        {secret_variable("stub", name): key for name, key in sandbox.accounts.items()}
+    )
+
+
+@contextmanager
+def _database(configured_url: str | None) -> Iterator[tuple[str, str]]:
+    """Yield the address of an empty database with the schema, and where it comes from."""
+    with open_database(configured_url, durable=False) as server, _own(server.url) as url:
+        with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).begin() as connection:
+            schema.install(connection)
+            schema.install_roles(connection)
+        yield url, server.source
+
+
+@contextmanager
+def _own(server_url: str) -> Iterator[str]:
+    """Create a database for this demo alone, yield its address, drop it."""
+    url = sqlalchemy.make_url(server_url)
+    name = f"railcore_demo_{secrets.token_hex(4)}"
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain, autocommit=True) as connection:
+        try:
+            connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege as error:
+            problem = f"role {url.username} may not create a database for the demo"
+            remedy = "Name one that may, or none at all: then a private server is started"
+            raise MisconfiguredError("database-url", problem, remedy) from error
+        try:
+            yield url.set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.execute(
+                sql.SQL("drop database {} with (force)").format(sql.Identifier(name))
+            )
