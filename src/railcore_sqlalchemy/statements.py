@@ -22,6 +22,7 @@ VERDICT_OF_CONSTRAINT: Mapping[str, str] = {
     "railcore_payment_pkey": "again",
     "railcore_event_pkey": "again",
     "railcore_event_state": "again",
+    "railcore_outbox_pkey": "again",
     "state_has_event": "again",
 }
 """

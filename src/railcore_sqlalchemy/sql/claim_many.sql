@@ -4,7 +4,7 @@
 --   again  a second row of one payment or of one key: put it into the next batch,
 --   busy   another transaction holds the payment's head: use the single form, which waits.
 -- Lock order: existing heads by (tenant, payment), then keys by (tenant, key), then new heads. A head that appears in
--- between is refused by railcore_payment_pkey or railcore_event_pkey (23505): run the members one by one.
+-- between is refused by the primary key of payment, event or outbox (23505): run the members one by one.
 -- Each row finds its head by a lateral probe; joining the steps on (tenant, payment) makes the planner expect one row.
 with i as materialized (
   select *, row_number() over (partition by tenant_id, payment_id order by ord)
@@ -56,13 +56,14 @@ with i as materialized (
   from o where refusal is null
   order by tenant_id collate "C", idempotency_key collate "C"
   on conflict do nothing
-  returning execution_id
+  returning tenant_id, execution_id
 ), w as materialized (
-  select o.* from x join o on o.execution_id = x.execution_id where o.refusal is null
+  select o.* from x join o on o.execution_id = x.execution_id and o.tenant_id = x.tenant_id where o.refusal is null
+  order by o.tenant_id collate "C", o.payment_id collate "C"
 ), n as (
   insert into railcore_payment (tenant_id, payment_id, seq, currency, due_minor, charging)
   select tenant_id, payment_id, 1, currency, coalesce(due_minor, amount_minor), amount_minor
-  from w where fresh order by tenant_id collate "C", payment_id collate "C"
+  from w where fresh
 ), u as (
   update railcore_payment p set
     seq = p.seq + 1,
