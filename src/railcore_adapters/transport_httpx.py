@@ -106,6 +106,11 @@ class TransportLimits:
         """Return how long *request* may take."""
         return self.total_s if request.timeout_s is None else min(self.total_s, request.timeout_s)
 
+    def timeouts(self, total_s: float, patience_s: float) -> Mapping[str, float]:
+        """Return the bounds of the single waits, as httpx takes them."""
+        connect_s = min(self.connect_s, patience_s)
+        return {"pool": patience_s, "connect": connect_s, "read": total_s, "write": total_s}
+
 
 @attrs.frozen
 class BearerAuthorizer:
@@ -145,14 +150,22 @@ class _Sending:
         """Take note of *step* asynchronously."""
         self.note(step, info)
 
-    def check_deadline(self) -> None:
-        """Refuse to send what moves money too late, or without a committed send mark (R1, R2)."""
+    def patience_s(self) -> float:
+        """
+        Return how long to wait for a connection: not beyond the moment when it would be useless.
+
+        Raises:
+            SendDeadlinePassed: The request moves money, and it is too late already or no send mark
+                is committed (R1, R2).
+        """
         if not self.request.moves_money:
-            return
+            return self.total_s
         if self.send_by is None:
             raise SendDeadlinePassed("money moves without a send deadline", may_have_left=False)
-        if self.send_by.has_passed():
+        left_s = self.send_by.at_s - self.send_by.monotonic()
+        if left_s < 0:
             raise SendDeadlinePassed("the send deadline passed", may_have_left=False)
+        return min(self.total_s, max(left_s, 0.001))
 
     @contextmanager
     def translating(self) -> Iterator[None]:
@@ -179,7 +192,7 @@ class _Sending:
         if self.has_begun:
             problem = f"{self._name}: refused to send it a second time"
             raise TransportError(problem, may_have_left=True)
-        self.check_deadline()
+        self.patience_s()
         self.has_begun = True
 
     def _lost(self, problem: str, error: Exception) -> TransportError:
@@ -250,10 +263,12 @@ class HttpxTransport:
         """
         total_s = self._limits.timeout_of(request)
         sending = _Sending(request, send_by, total_s, self._is_traced)
-        sending.check_deadline()
+        patience_s = sending.patience_s()
         headers = httpx.Headers(self._authorizer(request) if self._authorizer else {})
         with sending.translating(), _ending_in(total_s):
-            asked = _asked(request, headers, self._limits, total_s, sending.note)
+            asked = _asked(
+                request, headers, self._limits.timeouts(total_s, patience_s), sending.note
+            )
             answer = self._client.send(asked, stream=True, auth=None, follow_redirects=False)
             try:
                 return _answered(answer, self._read(answer, sending))
@@ -343,11 +358,13 @@ class AsyncHttpxTransport:
         """
         total_s = self._limits.timeout_of(request)
         sending = _Sending(request, send_by, total_s, self._is_traced)
-        sending.check_deadline()
+        patience_s = sending.patience_s()
         headers = httpx.Headers(await self._authorization(request))
         with sending.translating():
             async with asyncio.timeout(total_s):
-                asked = _asked(request, headers, self._limits, total_s, sending.anote)
+                asked = _asked(
+                    request, headers, self._limits.timeouts(total_s, patience_s), sending.anote
+                )
                 async with self._asking(asked) as answer:
                     return _answered(answer, await self._read(answer, sending))
 
@@ -392,18 +409,16 @@ class AsyncHttpxTransport:
 def _asked(
     request: HttpRequest,
     authorization: httpx.Headers,
-    limits: TransportLimits,
-    total_s: float,
+    timeouts: Mapping[str, float],
     note: Callable[[str, Mapping[str, Any]], Any],
 ) -> httpx.Request:
     """Return *request* as httpx sends it, without the client's defaults and cookies."""
-    timeout = {"connect": min(limits.connect_s, total_s), "pool": total_s}
     return httpx.Request(
         request.method,
         request.url,
         headers=[("Accept-Encoding", "identity"), *request.headers.items(), *authorization.items()],
         content=request.body or None,
-        extensions={"trace": note, "timeout": {**timeout, "read": total_s, "write": total_s}},
+        extensions={"trace": note, "timeout": timeouts},
     )
 
 

@@ -14,7 +14,7 @@ from railcore.routing import RouteCapabilities, TimingBounds
 from railcore_adapters.stub import wire
 
 SANDBOX_TIMING: Final = TimingBounds(
-    send_deadline_s=0.2,
+    send_deadline_s=0.5,
     latest_arrival_s=0.3,
     read_lag_s=0.1,
     key_window_s=None,
