@@ -1,10 +1,9 @@
 """
 Where statements run: on connections borrowed from a host, or inside a host's open transaction.
 
-A borrowed connection is in autocommit mode while it is ours, so that a statement is a transaction
-and none is ever open while a provider is called; its mode is restored before it goes back. Inside a
-host's transaction each writing statement has a savepoint, so that a refusal leaves the transaction
-as it was; committing is the host's.
+A borrowed connection is idle when it comes and when it goes: a statement is a transaction, and none
+is ever open while a provider is called. Inside a host's transaction each statement has a savepoint,
+so that a refusal leaves the transaction as it was; committing is the host's.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -25,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from railcore.errors import MisconfiguredError, StoreError
-from railcore_sqlalchemy.driver import AsyncDriver, Driver, Query
+from railcore_sqlalchemy.driver import AnyConnection, AsyncDriver, Driver, Known, Query
 from railcore_sqlalchemy.rows import Row
 
 __all__ = [
@@ -46,6 +45,7 @@ Ask = Callable[[Query], Sequence[Row]]
 AsyncAsk = Callable[[Query], Any]
 """Answers one query when awaited."""
 
+_INFO: Final = "railcore"
 _DRIVERS: Final = frozenset({"psycopg", "psycopg_async"})
 
 
@@ -74,22 +74,19 @@ class Borrowed:
 
     @contextmanager
     def open(self) -> Iterator[Ask]:
-        """Yield the ``ask`` of a connection in autocommit mode."""
+        """Yield the ``ask`` of an idle connection."""
         try:
             borrowed = self.engine.raw_connection()
         except (SQLAlchemyError, psycopg.Error) as error:
             raise _unreachable(error) from error
         connection = cast("psycopg.Connection[Any]", borrowed.driver_connection)
-        before = connection.autocommit
         try:
-            if not before:
-                if not _is_idle(connection):
-                    connection.commit()  # a pool event has set something; it holds for the session
-                connection.autocommit = True
-            yield Driver(connection, self.prepare, commits=True).ask
+            if not _is_idle(connection):
+                connection.commit()  # a pool event has set something, for the session
+            known = _known(connection, borrowed.info)
+            yield Driver(connection, known, self.prepare, commits=True).ask
         finally:
             if _is_idle(connection):
-                connection.autocommit = before
                 borrowed.close()
             else:
                 borrowed.invalidate()
@@ -104,22 +101,19 @@ class AsyncBorrowed:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[AsyncAsk]:
-        """Yield the ``ask`` of a connection in autocommit mode."""
+        """Yield the ``ask`` of an idle connection."""
         try:
             borrowed = await self.engine.raw_connection()
         except (SQLAlchemyError, psycopg.Error) as error:
             raise _unreachable(error) from error
         connection = cast("psycopg.AsyncConnection[Any]", borrowed.driver_connection)
-        before = connection.autocommit
         try:
-            if not before:
-                if not _is_idle(connection):
-                    await connection.commit()
-                await connection.set_autocommit(True)
-            yield AsyncDriver(connection, self.prepare, commits=True).ask
+            if not _is_idle(connection):
+                await connection.commit()
+            known = _known(connection, borrowed.info)
+            yield AsyncDriver(connection, known, self.prepare, commits=True).ask
         finally:
             if _is_idle(connection):
-                await connection.set_autocommit(before)
                 await greenlet_spawn(borrowed.close)
             else:
                 await greenlet_spawn(borrowed.invalidate)
@@ -134,21 +128,21 @@ class Joined:
 
     @contextmanager
     def open(self) -> Iterator[Ask]:
-        """Yield the ``ask`` of the host's connection."""
+        """Yield the ``ask`` of the host's connection; each query has a savepoint."""
         driver = cast("psycopg.Connection[Any]", self.connection.connection.driver_connection)
         check_transaction(driver)
-        inner = Driver(driver, self.prepare, commits=False)
+        known = _known(driver, self.connection.info)
+        inner = Driver(driver, known, self.prepare, commits=False)
 
         def ask(query: Query) -> Sequence[Row]:
-            savepoint = self.connection.begin_nested() if query.template.writes else None
+            savepoint = self.connection.begin_nested()
             try:
                 found = inner.ask(query)
             except BaseException:
-                if savepoint is not None and not driver.closed:
+                if not driver.closed:
                     savepoint.rollback()
                 raise
-            if savepoint is not None:
-                savepoint.commit()
+            savepoint.commit()
             return found
 
         yield ask
@@ -163,22 +157,22 @@ class AsyncJoined:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[AsyncAsk]:
-        """Yield the ``ask`` of the host's connection."""
+        """Yield the ``ask`` of the host's connection; each query has a savepoint."""
         borrowed = await self.connection.get_raw_connection()
         driver = cast("psycopg.AsyncConnection[Any]", borrowed.driver_connection)
         check_transaction(driver)
-        inner = AsyncDriver(driver, self.prepare, commits=False)
+        known = _known(driver, borrowed.info)
+        inner = AsyncDriver(driver, known, self.prepare, commits=False)
 
         async def ask(query: Query) -> Sequence[Row]:
-            savepoint = await self.connection.begin_nested() if query.template.writes else None
+            savepoint = await self.connection.begin_nested()
             try:
                 found = await inner.ask(query)
             except BaseException:
-                if savepoint is not None and not driver.closed:
+                if not driver.closed:
                     await savepoint.rollback()
                 raise
-            if savepoint is not None:
-                await savepoint.commit()
+            await savepoint.commit()
             return found
 
         yield ask
@@ -201,7 +195,7 @@ def check_driver(engine: sqlalchemy.Engine | AsyncEngine) -> None:
 
 
 def check_transaction(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+    connection: AnyConnection,
 ) -> None:
     """
     Check that a host's connection can hold a transaction.
@@ -217,8 +211,16 @@ def check_transaction(
         )
 
 
-def _is_idle(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+def _is_idle(connection: AnyConnection) -> bool:
     return connection.pgconn.transaction_status == TransactionStatus.IDLE
+
+
+def _known(connection: AnyConnection, info: dict[Any, Any]) -> Known:
+    """Return what is known of a connection; SQLAlchemy empties *info* when it replaces one."""
+    known = info.get(_INFO)
+    if not isinstance(known, Known):
+        known = info[_INFO] = Known(connection)
+    return known
 
 
 def _unreachable(error: Exception) -> StoreError:
