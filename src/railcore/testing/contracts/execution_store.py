@@ -454,8 +454,8 @@ class ExecutionStoreContract:
     def test_a_change_that_is_no_edge_is_refused(self, store: ExecutionStore) -> None:
         done = complete(store, claim(store, asked("k1")))
         event = draft_event(attrs.evolve(done, version=3))
-        wrong = attrs.evolve(done, version=3, status=ExecutionStatus.FAILED)
-        wrong = attrs.evolve(wrong, failure=PaymentFailureCode.DECLINED)
+        failure = PaymentFailureCode.DECLINED
+        wrong = attrs.evolve(done, version=3, status=ExecutionStatus.FAILED, failure=failure)
 
         with pytest.raises(RailcoreError):
             store.record(Recording(before=done, after=wrong, event=event, next_check_s=None))
