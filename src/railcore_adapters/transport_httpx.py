@@ -373,6 +373,9 @@ class AsyncHttpxTransport:
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
+        import anyio.lowlevel  # noqa: PLC0415 - else the first request loads it, under its deadline
+
+        await anyio.lowlevel.checkpoint()
         return self
 
     async def __aexit__(
