@@ -161,8 +161,8 @@ class ExecutionStoreContract:
             pytest.param(
                 asked(
                     "k1",
-                    payer_token="payer_1",  # noqa: S106 - an opaque reference
-                    instrument_token="tok_visa",  # noqa: S106 - as above
+                    payer_token="payer_1",
+                    instrument_token="tok_visa",
                     contract_id="contract-1",
                     return_url="https://shop.example/back?a=1",
                     correlation_id="trace-1",
