@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 from uuid import UUID
 
 import attrs
@@ -10,7 +11,8 @@ import attrs
 from railcore import _checks
 from railcore.context import PaymentContext
 from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
-from railcore.failures import PaymentFailureCode
+from railcore.errors import InvalidValueError
+from railcore.failures import UNKNOWN_CAUSES, PaymentFailureCode
 from railcore.money import Currency, Money
 from railcore.results import NextAction
 
@@ -28,9 +30,9 @@ class Lease:
         until: Database time.
     """
 
-    owner: str | None
-    token: int
-    until: datetime | None
+    owner: str | None = attrs.field(validator=_checks.text(128, optional=True))
+    token: int = attrs.field(validator=_checks.whole_number(0))
+    until: datetime | None = attrs.field(validator=_checks.aware)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,8 +58,8 @@ class PaymentExecution:
     execution_id: UUID
     context: PaymentContext
     rail: PaymentRail
-    provider: str
-    account: str
+    provider: str = attrs.field(validator=_checks.text(32))
+    account: str = attrs.field(validator=_checks.text(64))
     mode: RouteMode
     status: ExecutionStatus = ExecutionStatus.PROCESSING
     pending_reason: PendingReason | None = None
@@ -66,7 +68,7 @@ class PaymentExecution:
     version: int = 1
     phase: int = 0
     progress: int = 0
-    provider_ref: str | None = None
+    provider_ref: str | None = attrs.field(default=None, validator=_checks.reference(255))
     settled_minor: int | None = None
     next_action: NextAction | None = None
     expires_at: datetime | None = None
@@ -79,6 +81,30 @@ class PaymentExecution:
     check_count: int = 0
     created_at: datetime | None = None
     updated_at: datetime | None = None
+
+    def __attrs_post_init__(self) -> None:
+        shape = tuple(map(type, _of_kinds(self)))
+        if shape not in _sound_shapes:
+            _check_kinds(self)
+            _sound_shapes.add(shape)
+        if self.version < 1 or min(_of_counts(self)) < 0:
+            raise InvalidValueError("version", "counts of zero or more, version from 1", "less")
+        for at in _of_instants(self):
+            if at is not None and at.tzinfo is None:
+                raise InvalidValueError("next_check_at", "aware instants", _checks.shape(at))
+        self._check_state()
+
+    def _check_state(self) -> None:
+        reason, failure, cause = self.pending_reason, self.failure, self.cause
+        if (self.status is ExecutionStatus.PENDING) is (reason is None):
+            raise InvalidValueError("pending_reason", "a reason exactly when pending", f"{reason}")
+        if (self.status is ExecutionStatus.FAILED) is (failure is None):
+            raise InvalidValueError("failure", "a code exactly when failed", f"{failure}")
+        if failure is not None and not failure.is_definite:
+            raise InvalidValueError("failure", "a code that proves that no money moved", failure)
+        in_doubt = reason is PendingReason.OUTCOME_UNKNOWN
+        if cause is not None and (not in_doubt or cause not in UNKNOWN_CAUSES):
+            raise InvalidValueError("cause", "the cause of an unknown outcome", cause)
 
     @property
     def tenant_id(self) -> str:
@@ -124,6 +150,50 @@ class PaymentExecution:
         )
 
 
+_NONE: Final = type(None)
+_COUNTS: Final = ("version", "phase", "progress", "send_count", "check_count")
+_INSTANTS: Final = (
+    "expires_at",
+    "first_sent_at",
+    "last_sent_at",
+    "next_check_at",
+    "created_at",
+    "updated_at",
+)
+_KINDS: Final[Mapping[str, Any]] = {
+    "execution_id": UUID,
+    "context": PaymentContext,
+    "rail": PaymentRail,
+    "mode": RouteMode,
+    "status": ExecutionStatus,
+    "pending_reason": (PendingReason, _NONE),
+    "failure": (PaymentFailureCode, _NONE),
+    "cause": (PaymentFailureCode, _NONE),
+    "settled_minor": (int, _NONE),
+    "next_action": (NextAction, _NONE),
+    "provider_response": Mapping,
+    "lease": Lease,
+    **dict.fromkeys(_INSTANTS, (datetime, _NONE)),
+    **dict.fromkeys(_COUNTS, int),
+}
+_sound_shapes: Final = set[tuple[type, ...]]()
+"""
+The combinations of field types that were found right before.
+
+There are few, and executions are built several times a payment.
+"""
+_of_kinds: Final = attrgetter(*_KINDS)
+_of_counts: Final = attrgetter(*_COUNTS)
+_of_instants: Final = attrgetter(*_INSTANTS)
+
+
+def _check_kinds(execution: PaymentExecution) -> None:
+    for name, kind in _KINDS.items():
+        value = getattr(execution, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise InvalidValueError(name, f"{kind}", _checks.shape(value))
+
+
 _amount = _checks.whole_number(0)
 
 
@@ -141,9 +211,9 @@ class PaymentView:
         captured_minor, voided_minor, refunded_minor: Completed ones.
     """
 
-    tenant_id: str
-    payment_id: str
-    currency: Currency
+    tenant_id: str = attrs.field(validator=_checks.text(64))
+    payment_id: str = attrs.field(validator=_checks.text(128))
+    currency: Currency = attrs.field(validator=_checks.one_of(Currency))
     seq: int = attrs.field(validator=_checks.whole_number(1))
     due_minor: int = attrs.field(validator=_amount)
     charging_minor: int = attrs.field(default=0, validator=_amount)

@@ -6,10 +6,16 @@ One table, ``TRANSITIONS``, drives this module, the database, the diagrams and t
 
 1. *Definite beats pending, and pending facts are ranked.* A fact changes an open execution only
 when it outranks what is known.
-   Rank is (phase, reason, progress, content), a total order that knows nothing of arrival time, so
-   every permutation of the same facts, with any duplicates, ends in the same state.
+   Rank is (phase, reason, progress, content), a total order that knows nothing of arrival time.
 2. *Terminal rows never change.* News that contradicts one is a ``Discrepancy``, the same one
 whichever of the two came first.
+
+So every permutation of the same facts, with any duplicates, ends in the same state with the same
+discrepancies, as long as their definite facts agree (same outcome, code, reference and phase).
+Where they do not, the definite fact that came first holds the row, and row and discrepancies
+together name every definite claim in every order. Among references that pending news of one phase
+gives, the greatest text counts; those of an earlier phase are only kept until a later one has its
+own.
 """
 
 import hashlib
@@ -23,6 +29,7 @@ from uuid import UUID, uuid5
 
 import attrs
 
+from railcore import _checks
 from railcore.enums import ExecutionStatus, PendingReason
 from railcore.errors import IllegalTransitionError
 from railcore.execution import PaymentExecution
@@ -65,6 +72,9 @@ REASON_RANK: Final[Mapping[PendingReason, int]] = MappingProxyType(
 """Which pending reason says more than which."""
 
 
+_LAST_PHASE: Final = 32_767
+
+
 class FactSource(StrEnum):
     """Who brings the news."""
 
@@ -90,12 +100,12 @@ class Fact:
             that it counts only while they hold the lease.
     """
 
-    result: RailResult
-    source: FactSource
-    phase: int = 0
-    actor: str | None = None
-    evidence: str | None = None
-    is_own_try: bool = False
+    result: RailResult = attrs.field(validator=_checks.one_of(RailResult))
+    source: FactSource = attrs.field(validator=_checks.one_of(FactSource))
+    phase: int = attrs.field(default=0, validator=_checks.whole_number(0, most=_LAST_PHASE))
+    actor: str | None = attrs.field(default=None, validator=_checks.text(128, optional=True))
+    evidence: str | None = attrs.field(default=None, validator=_checks.reference(255))
+    is_own_try: bool = attrs.field(default=False, validator=_checks.one_of(bool))
 
 
 class DiscrepancyKind(StrEnum):
@@ -259,25 +269,33 @@ def _failure(execution: PaymentExecution, fact: Fact) -> Decision:
         case ExecutionStatus.FAILED:
             return NO_NEWS
         case _:
-            return Decision(
-                _settled(
-                    fact, ExecutionStatus.FAILED, fact.result.provider_ref or execution.provider_ref
-                )
-            )
+            change = _settled(fact, ExecutionStatus.FAILED, fact.result.provider_ref)
+            is_late = bool(execution.settled_minor)
+            return Decision(change, _receipt(execution, fact.result.failure) if is_late else None)
 
 
 def _pending(execution: PaymentExecution, fact: Fact) -> Decision:
-    if execution.status.is_terminal:
-        return NO_NEWS
-    if rank_of_fact(fact) > rank_of(execution):
-        return Decision(_waiting(execution, fact))
-    return _learned(execution, fact.result)
+    result = fact.result
+    wrong = _wrong_currency(execution, result)
+    if wrong is not None:
+        uncounted = attrs.evolve(fact, result=attrs.evolve(result, reported=None))
+        return Decision(_pending(execution, uncounted).change, wrong)
+    match execution.status:
+        case ExecutionStatus.COMPLETED:
+            return NO_NEWS
+        case ExecutionStatus.FAILED:
+            is_late = result.reported is not None and result.reported.amount_minor > 0
+            return Decision(None, _receipt(execution, execution.failure)) if is_late else NO_NEWS
+        case _ if rank_of_fact(fact) > rank_of(execution):
+            return Decision(_waiting(execution, fact))
+        case _:
+            return _learned(execution, fact)
 
 
-def _learned(execution: PaymentExecution, result: RailResult) -> Decision:
-    """Take from weaker news only what nobody said yet: the reference, and a larger receipt."""
-    provider_ref = execution.provider_ref or result.provider_ref
-    settled_minor = _larger(execution.settled_minor, result.reported)
+def _learned(execution: PaymentExecution, fact: Fact) -> Decision:
+    """Take from weaker news only what adds up in any order: a reference, and a larger receipt."""
+    provider_ref = _reference(execution, fact)
+    settled_minor = _larger(execution.settled_minor, fact.result.reported)
     if (provider_ref, settled_minor) == (execution.provider_ref, execution.settled_minor):
         return NO_NEWS
     return Decision(
@@ -294,6 +312,13 @@ def _learned(execution: PaymentExecution, result: RailResult) -> Decision:
             provider_response=execution.provider_response,
         )
     )
+
+
+def _reference(execution: PaymentExecution, fact: Fact) -> str | None:
+    known, said = execution.provider_ref, fact.result.provider_ref
+    if known is None or said is None:
+        return known or said
+    return max((execution.phase, known), (fact.phase, said))[1]
 
 
 def _larger(settled_minor: int | None, reported: Money | None) -> int | None:
@@ -359,7 +384,7 @@ def _waiting(execution: PaymentExecution, fact: Fact) -> Change:
         cause=result.cause,
         phase=fact.phase,
         progress=result.progress,
-        provider_ref=result.provider_ref or execution.provider_ref,
+        provider_ref=_reference(execution, fact),
         settled_minor=_larger(execution.settled_minor, result.reported),
         next_action=result.next_action,
         expires_at=result.expires_at,
@@ -381,6 +406,20 @@ def _wrong_amount(execution: PaymentExecution, result: RailResult) -> Discrepanc
     same = reported.currency.code == asked.currency.code
     kind = DiscrepancyKind.AMOUNT_DIFFERS if same else DiscrepancyKind.CURRENCY_DIFFERS
     return _discrepancy(execution, kind, f"asked {asked}", _reported(result.provider_ref, reported))
+
+
+def _wrong_currency(execution: PaymentExecution, result: RailResult) -> Discrepancy | None:
+    asked, reported = execution.money, result.reported
+    if reported is None or reported.currency == asked.currency:
+        return None
+    said = _reported(result.provider_ref, reported)
+    return _discrepancy(execution, DiscrepancyKind.CURRENCY_DIFFERS, f"asked {asked}", said)
+
+
+def _receipt(execution: PaymentExecution, failure: PaymentFailureCode | None) -> Discrepancy:
+    """Return that part of the money came although the execution failed, however much it was."""
+    kind = DiscrepancyKind.SUCCESS_AFTER_FAILURE
+    return _discrepancy(execution, kind, f"failed {failure}", "received a part")
 
 
 def _second_success(execution: PaymentExecution, result: RailResult) -> Decision:
