@@ -73,6 +73,7 @@ class Run:
         executions = [one.execution for one in answers if one.execution is not None]
         settled = await self._settle(executions)
         if people is not None:
+            self.console.print("People act", style="dim")
             await people([one for one in settled if one.is_open])
             await self._settle(await self._fresh(settled))
         books = await read_books(

@@ -7,8 +7,6 @@ how many people have to confirm at each provider of the manual rail. Credentials
 they come from the environment, as ``RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>``.
 """
 
-import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +16,6 @@ import attrs
 
 from railcore.errors import InvalidValueError, MisconfiguredError
 from railcore.rails.bank_transfer import BankAccount
-from railcore.redaction import Secret
 
 MANUAL: Final = "manual"
 _BESIDES: Final = ("bank_accounts", "approvals")
@@ -77,43 +74,3 @@ def _bank_account(name: str, entry: object) -> BankAccount:
         return BankAccount(**cast("Mapping[str, Any]", entry))
     except (InvalidValueError, TypeError) as error:
         raise MisconfiguredError(place, str(error), "Correct the value") from error
-
-
-@attrs.frozen
-class EnvironmentCredentials:
-    """
-    A ``CredentialSource`` that reads ``RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>``.
-
-    Letters are capitals, and anything but letters and digits is an underscore.
-    """
-
-    environment: Mapping[str, str] = attrs.field(factory=lambda: os.environ, repr=False)
-
-    def secret(self, tenant_id: str, provider: str, account: str, /) -> Secret:
-        """
-        Return the credential of *account*, the same for every tenant.
-
-        Raises:
-            MisconfiguredError: The variable is not set; its name is told, never a value.
-        """
-        name = secret_variable(provider, account)
-        value = self.environment.get(name)
-        if not value:
-            problem = f"no credential for account {account} of {provider} (tenant {tenant_id})"
-            raise MisconfiguredError(name, problem, "Set this environment variable")
-        return Secret(value)
-
-
-def secret_variable(provider: str, account: str) -> str:
-    """
-    Return the name of the environment variable that holds a credential.
-
-    >>> secret_variable("stub", "main")
-    'RAILCORE_SECRET_STUB_MAIN'
-    """
-    return "_".join(
-        (
-            "RAILCORE_SECRET",
-            *(re.sub(r"[^A-Z0-9]", "_", part.upper()) for part in (provider, account)),
-        )
-    )

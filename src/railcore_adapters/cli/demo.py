@@ -19,25 +19,23 @@ from rich.console import Console
 
 from railcore.errors import MisconfiguredError
 from railcore.execution import PaymentExecution
+from railcore.redaction import Secret
 from railcore_adapters.cli.accounting import Charged
 from railcore_adapters.cli.billing_file import BillingFile, read_billing_file
 from railcore_adapters.cli.books import Books
 from railcore_adapters.cli.carry_out import RepeatCounter, Run
-from railcore_adapters.cli.configuration import (
-    EnvironmentCredentials,
-    read_configuration,
-    secret_variable,
-)
+from railcore_adapters.cli.configuration import read_configuration
 from railcore_adapters.cli.people import People, fill_wallets, told
 from railcore_adapters.cli.summary import Summary
 from railcore_adapters.cli.wiring import Host, Wishes, open_host
+from railcore_adapters.credentials import FixedCredentials
 from railcore_adapters.embedded import open_database
 from railcore_adapters.sandbox import Sandbox
 from railcore_sqlalchemy import schema
 
 ROLE: Final = "railcore_app"
 _LEASE_S: Final = 12.0
-_LATE_ANSWER_S: Final = 3.0
+_LATE_ANSWER_S: Final = 6.0
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +89,8 @@ class Demo:
 
             async def let_people_act(executions: Sequence[PaymentExecution]) -> None:
                 await people.act(executions)
-                self._say("Meanwhile " + ", ".join(told(people.deeds)) + ".")
+                for deed in told(people.deeds):
+                    self._say(f"  {deed}")
 
             async def ledger(_: Books) -> Sequence[Charged]:
                 return sandbox.ledger.charges
@@ -111,10 +110,9 @@ class Demo:
         self.console.print(text, style="dim")
 
 
-def _keys_of(sandbox: Sandbox) -> EnvironmentCredentials:
-    return EnvironmentCredentials(
-        {secret_variable("stub", name): key for name, key in sandbox.accounts.items()}
-    )
+def _keys_of(sandbox: Sandbox) -> FixedCredentials:
+    accounts = sandbox.accounts.items()
+    return FixedCredentials({("stub", name): Secret(key) for name, key in accounts})
 
 
 @contextmanager

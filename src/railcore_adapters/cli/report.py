@@ -19,19 +19,19 @@ _MOST_TOLD: Final = 10
 _MOST_COLUMNS: Final = 5
 
 _RAILS: Final[Mapping[str, str]] = {
-    PaymentRail.CARD_PSP: "Card",
+    PaymentRail.CARD_PSP: "Cards",
     PaymentRail.OPEN_BANKING_PIS: "Open banking",
-    PaymentRail.BANK_TRANSFER: "Bank transfer",
-    PaymentRail.WALLET: "Wallet",
+    PaymentRail.BANK_TRANSFER: "Transfers",
+    PaymentRail.WALLET: "Wallets",
     PaymentRail.MANUAL_SETTLEMENT: "Cash desk",
 }
 _REASONS: Final[Mapping[PendingReason | None, tuple[str, str]]] = {
-    PendingReason.CUSTOMER_ACTION: ("payer has to approve", "the payer, at their bank"),
-    PendingReason.AWAITING_FUNDS: ("awaiting funds", "the payer's transfer"),
-    PendingReason.MANUAL_REVIEW: ("awaiting a person", "an operator at the desk"),
-    PendingReason.PROVIDER_PROCESSING: ("provider at work", "the provider"),
-    PendingReason.OUTCOME_UNKNOWN: ("outcome unknown", "nobody: railcore asks again"),
-    None: ("in progress", "nobody: a lease runs out, then railcore asks"),
+    PendingReason.CUSTOMER_ACTION: ("awaits payer", "the payer, who has to approve at their bank"),
+    PendingReason.AWAITING_FUNDS: ("awaits funds", "the payer's transfer, and whoever finds it"),
+    PendingReason.MANUAL_REVIEW: ("awaits desk", "an operator, who has to confirm or reject"),
+    PendingReason.PROVIDER_PROCESSING: ("at provider", "the provider, which is not done with it"),
+    PendingReason.OUTCOME_UNKNOWN: ("unknown", "nobody: railcore asks the provider again"),
+    None: ("in progress", "nobody: once its lease runs out, railcore asks"),
 }
 _ADVICE: Final[Mapping[Advice, str]] = {
     Advice.RETRY_LATER: "Nothing was taken. Try again later, under a new key.",
@@ -61,18 +61,21 @@ def make_console(*, to_stderr: bool = False) -> Console:
 
 def show(console: Console, summary: Summary) -> None:
     """Print what *summary* holds, the verdict last."""
-    console.print(_rails(summary))
+    tables = [_rails(summary)]
     if summary.failures:
-        console.print(_failures(summary))
+        tables.append(_failures(summary))
     if summary.refusals:
-        console.print(_refusals(summary))
+        tables.append(_refusals(summary))
     if summary.open_groups:
-        console.print(_open(summary))
+        tables.append(_open(summary))
+    for table in tables:
+        console.print()
+        console.print(table)
+    console.print()
     show_bad_lines(console, summary)
     console.print(_answers(summary))
     console.print()
-    for promise in summary.promises:
-        console.print(promise_line(console, promise))
+    console.print(_promises(summary, has_ticks=console.encoding.startswith("utf")))
     console.print()
     console.print(verdict(summary))
 
@@ -88,32 +91,39 @@ def show_bad_lines(console: Console, summary: Summary) -> None:
         console.print(Text.assemble((f"line {number}: ", "bold red"), str(reason)))
 
 
-def promise_line(console: Console, promise: Promise) -> Text:
-    """Return *promise* with a tick or a cross, its count, and what breaks it."""
-    marks = ("✔", "✘") if console.encoding.startswith("utf") else ("ok", "BROKEN")
-    mark, style = (marks[0], "green") if promise.is_kept else (marks[1], "bold red")
-    line = Text.assemble((f"{mark} ", style), f"{promise.text}  ")
-    line.append(f"({promise.count:,} {promise.unit})", "dim")
-    for told in promise.broken[:_MOST_TOLD]:
-        line.append(f"\n    {told}", "red")
+def _promises(summary: Summary, *, has_ticks: bool) -> Table:
+    """Return each promise with a tick or a cross, what was looked at, and what breaks it."""
+    marks = ("✔", "✘") if has_ticks else ("ok", "BROKEN")
+    table = _table("Promises", "")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("")
+    table.show_header = False
+    for promise in summary.promises:
+        mark, style = (marks[0], "green") if promise.is_kept else (marks[1], "bold red")
+        looked_at = Text(f"{promise.count:,} {promise.unit}", "dim")
+        table.add_row(Text(mark, style), looked_at, _with_reasons(promise))
+    return table
+
+
+def _with_reasons(promise: Promise) -> Text:
+    told = Text(promise.text)
+    for reason in promise.broken[:_MOST_TOLD]:
+        told.append(f"\n{reason}", "red")
     if len(promise.broken) > _MOST_TOLD:
-        line.append(f"\n    and {len(promise.broken) - _MOST_TOLD} more", "red")
-    return line
+        told.append(f"\nand {len(promise.broken) - _MOST_TOLD} more", "red")
+    return told
 
 
 def verdict(summary: Summary) -> Text:
     """Return one sentence on the whole."""
     promises = len(summary.promises)
-    match summary.exit_status:
-        case status if status == BROKEN:
-            broken = sum(not promise.is_kept for promise in summary.promises)
-            return Text(f"{broken} of {promises} promises are broken.", "bold red")
-        case status if status == SETTLED:
-            text = f"All {promises} promises kept, in {summary.took_s:.1f} s."
-            return Text(text, "bold green")
-        case _:
-            text = f"All {promises} promises kept, in {summary.took_s:.1f} s"
-            return Text.assemble((f"{text}; ", "green"), (f"{_attention(summary)}.", "yellow"))
+    if summary.exit_status == BROKEN:
+        broken = sum(not promise.is_kept for promise in summary.promises)
+        return Text(f"{broken} of {promises} promises are broken.", "bold red")
+    kept = f"All {promises} promises kept, in {summary.took_s:.1f} s"
+    if summary.exit_status == SETTLED:
+        return Text(f"{kept}.", "bold green")
+    return Text.assemble((f"{kept}; ", "bold green"), (f"{_attention(summary)}.", "yellow"))
 
 
 def _attention(summary: Summary) -> str:
@@ -131,9 +141,8 @@ def _rails(summary: Summary) -> Table:
     codes = sorted({code for group in summary.groups for code in group.amounts})
     columns = codes if len(codes) <= _MOST_COLUMNS else ["Amounts"]
     table = _table("Payments by rail and status", "Rail", "Status")
-    table.add_column("Count", justify="right")
-    for column in columns:
-        table.add_column(column, justify="right")
+    for column in ("Count", *columns):
+        table.add_column(column, justify="right", no_wrap=True)
     last = None
     for group in summary.groups:
         if last not in {None, group.rail}:
@@ -222,7 +231,15 @@ def _answers(summary: Summary) -> Text:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in columns:
         table.add_column(column)
     return table

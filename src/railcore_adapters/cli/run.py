@@ -13,9 +13,10 @@ from railcore_adapters.cli.accounting import Charged
 from railcore_adapters.cli.billing_file import BillingFile, read_billing_file
 from railcore_adapters.cli.books import Books
 from railcore_adapters.cli.carry_out import RepeatCounter, Run
-from railcore_adapters.cli.configuration import EnvironmentCredentials, read_configuration
+from railcore_adapters.cli.configuration import read_configuration
 from railcore_adapters.cli.summary import Summary
 from railcore_adapters.cli.wiring import Wishes, open_host
+from railcore_adapters.credentials import EnvironmentCredentials
 from railcore_adapters.embedded import open_database
 
 

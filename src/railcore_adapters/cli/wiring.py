@@ -146,8 +146,8 @@ def make_rails(
     return rails
 
 
-_STUB_TIMING: Final = attrs.evolve(SANDBOX_TIMING, send_deadline_s=2.0)
-"""The sandbox's bounds, with patience for a busy machine before the first byte."""
+_STUB_TIMING: Final = attrs.evolve(SANDBOX_TIMING, send_deadline_s=5.0, answer_timeout_s=4.0)
+"""The sandbox's bounds, with patience for a busy machine."""
 
 
 def _cut(timing: TimingBounds, lease_s: float) -> TimingBounds:
