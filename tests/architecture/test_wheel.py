@@ -54,6 +54,13 @@ def test_the_wheel_holds_every_file_of_the_source(wheel: zipfile.ZipFile) -> Non
     assert source - set(wheel.namelist()) == set()
 
 
+@pytest.mark.parametrize("name", ["billing-run.jsonl", "routes.toml"])
+def test_the_demo_plays_the_example_of_the_repository(wheel: zipfile.ZipFile, name: str) -> None:
+    packed = wheel.read(f"railcore_adapters/cli/examples/{name}")
+
+    assert packed == (ROOT / "examples" / name).read_bytes()
+
+
 def test_installing_railcore_brings_two_packages(metadata: Message) -> None:
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
 
