@@ -36,6 +36,8 @@ from railcore.ports import CredentialSource
 try:
     import httpcore
     import httpx
+
+    from railcore_adapters._lanes import LanesTransport
 except ImportError as error:
     raise ImportError("the HTTP transport needs httpx: pip install 'railcore[httpx]'") from error
 
@@ -336,14 +338,11 @@ class AsyncHttpxTransport:
     ) -> Self:
         """Return a transport with a client of its own, which knows no environment and no proxy."""
         limits = limits or TransportLimits()
-        transport = httpx.AsyncHTTPTransport(
-            verify=ssl_context or httpx.create_ssl_context(trust_env=False),
-            trust_env=False,
-            limits=httpx.Limits(
-                max_connections=limits.most_connections,
-                max_keepalive_connections=limits.most_idle,
-                keepalive_expiry=limits.idle_s,
-            ),
+        transport = LanesTransport(
+            most_connections=limits.most_connections,
+            most_idle=limits.most_idle,
+            idle_s=limits.idle_s,
+            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
         )
         client = httpx.AsyncClient(transport=transport, trust_env=False)
         return cls(client, limits=limits, authorizer=authorizer, is_traced=True)
