@@ -13,9 +13,9 @@ whichever of the two came first.
 So every permutation of the same facts, with any duplicates, ends in the same state with the same
 discrepancies, as long as their definite facts agree (same outcome, code, reference and phase).
 Where they do not, the definite fact that came first holds the row, and row and discrepancies
-together name every definite claim in every order. Among references that pending news of one phase
-gives, the greatest text counts; those of an earlier phase are only kept until a later one has its
-own.
+together name every definite claim in every order. The reference of an open row is one that news of
+its own phase gave; of several the greatest text, for no better reason than that it is always the
+same one.
 """
 
 import hashlib
@@ -316,9 +316,9 @@ def _learned(execution: PaymentExecution, fact: Fact) -> Decision:
 
 def _reference(execution: PaymentExecution, fact: Fact) -> str | None:
     known, said = execution.provider_ref, fact.result.provider_ref
-    if known is None or said is None:
-        return known or said
-    return max((execution.phase, known), (fact.phase, said))[1]
+    if fact.phase != execution.phase:
+        return known if fact.phase < execution.phase else said
+    return known or said if known is None or said is None else max(known, said)
 
 
 def _larger(settled_minor: int | None, reported: Money | None) -> int | None:
