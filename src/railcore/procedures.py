@@ -17,11 +17,14 @@ import attrs
 
 from railcore.clock import Deadline
 from railcore.context import PaymentContext
+from railcore.driven import operator_of
 from railcore.errors import (
     ExecutionNotFoundError,
+    InProgressError,
     OutcomeUnknownError,
     RefusedError,
     StoreError,
+    UnknownProviderError,
     UnsupportedOperationError,
 )
 from railcore.events import draft_discrepancy
@@ -31,8 +34,7 @@ from railcore.kernel import Kernel, Plan, Record, Resend, Wait
 from railcore.lifecycle import Decision, Fact, FactSource, decide
 from railcore.observability import Observed, execution_observed, rail_observed
 from railcore.ports import ExecutionStore, OperatorDecided, OperatorDecision, Rail
-from railcore.protocol import ClaimVerdict
-from railcore.rails.driven import operator_of
+from railcore.protocol import ClaimOutcome, ClaimVerdict
 from railcore.registry import PaymentRailRegistry
 from railcore.results import RailResult
 
@@ -47,6 +49,9 @@ Yields calls, is sent what they return, and returns a T.
 
 News = Callable[[PaymentExecution], Fact]
 Judgement = Callable[[OperatorDecided, PaymentExecution], RailResult]
+
+_DECISIONS = 5
+"""How often a follow-up is decided anew before the host is told that the payment is busy."""
 
 _NO_LEASE = Lease(None, 0, None)
 """Tokens begin at 1: whoever writes with this one changes neither lease nor schedule."""
@@ -76,7 +81,8 @@ class Procedures:
 
     def refresh(self, tenant_id: str, execution_id: UUID) -> Procedure[PaymentExecution]:
         """Take the lease, look up, and record, resend or put off."""
-        settings = self.kernel.settings
+        settings, monotonic = self.kernel.settings, self.kernel.clock.monotonic
+        started_s = monotonic()
         acquired = yield from ask(
             lambda: self.store.acquire(tenant_id, execution_id, settings.owner, settings.lease_s)
         )
@@ -86,7 +92,8 @@ class Procedures:
         if execution.send_count == 0:
             return (yield from self._send_again(execution))
         result = yield from self._look_up(execution)
-        match self.kernel.after_lookup(execution, result, acquired.at):
+        took_s = monotonic() - started_s
+        match self.kernel.after_lookup(execution, result, acquired.at, took_s):
             case Record(fact):
                 return (yield from self._fold(execution, lambda _: fact))
             case Resend():
@@ -123,20 +130,29 @@ class Procedures:
         self, context: PaymentContext
     ) -> Procedure[tuple[PaymentExecution, bool]]:
         try:
-            plan = yield from self._plan(context)
-        except (RefusedError, ExecutionNotFoundError):
+            outcome, send_by = yield from self._claim(context)
+        except (RefusedError, ExecutionNotFoundError, UnknownProviderError):
             stored = yield from ask(
                 lambda: self.store.find(context.tenant_id, context.idempotency_key)
             )
             if stored is None:
                 raise
             return self.kernel.known(context, stored), True
-        send_by = self.kernel.send_by(plan.timing)
-        outcome = yield from ask(lambda: self.store.claim(plan.claim))
         if outcome.verdict is not ClaimVerdict.CLAIMED or outcome.execution is None:
             return self.kernel.not_claimed(context, outcome), True
         sent = yield from self._send(outcome.execution, send_by)
         return sent, False
+
+    def _claim(self, context: PaymentContext) -> Procedure[tuple[ClaimOutcome, Deadline]]:
+        """Claim; decide again, a few times, where the payment moved since the decision."""
+        for _ in range(_DECISIONS):
+            plan = yield from self._plan(context)
+            send_by = self.kernel.send_by(plan.timing)
+            claim = plan.claim
+            outcome = yield from ask(lambda: self.store.claim(claim))  # noqa: B023 - called at once
+            if outcome.verdict is not ClaimVerdict.MOVED:
+                break
+        return outcome, send_by
 
     def _plan(self, context: PaymentContext) -> Procedure[Plan]:
         parent_id = context.parent_execution_id
@@ -163,10 +179,10 @@ class Procedures:
             result = yield from self._timed(
                 execution, "execute", lambda: rail.execute(execution, send_by=send_by)
             )
+            fact = self.kernel.fact_of_answer(execution, result)
         except Exception:
             yield from self._fold(execution, self.kernel.fact_of_exception)
             raise
-        fact = self.kernel.fact_of_answer(execution, result)
         return (yield from self._fold(execution, lambda _: fact))
 
     def _look_up(self, execution: PaymentExecution) -> Procedure[RailResult]:
@@ -214,7 +230,7 @@ class Procedures:
                 if fact.is_own_try and fresh.lease.token != lease.token:
                     return fresh
                 execution = attrs.evolve(fresh, lease=lease)
-        except StoreError as error:
+        except (StoreError, InProgressError) as error:
             raise OutcomeUnknownError(execution.tenant_id, execution.execution_id) from error
 
     def _note(self, execution: PaymentExecution, decision: Decision) -> Procedure[None]:

@@ -3,7 +3,8 @@ Keeping card numbers and secrets out of everything that is stored, logged or ann
 
 Card numbers are runs of 13 to 19 digits that pass the Luhn check (ISO/IEC 7812-1), alone or with
 blanks, dots or dashes between groups. They are masked to the first six and the last four digits,
-which PCI DSS 3.4.1 allows to be shown.
+which PCI DSS 3.4.1 allows to be shown. UUIDs and long hexadecimal identifiers are spared: now and
+then their digits pass the check by chance.
 """
 
 import math
@@ -15,7 +16,11 @@ from typing_extensions import override
 
 from railcore.errors import InvalidValueError
 
-_CANDIDATE = re.compile(r"(?<!\d)\d(?:[ .\-]?\d){12,18}(?!\d)")
+_IDENTIFIER = (
+    r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"
+    r"|\b(?=\d*[A-Fa-f])[0-9A-Fa-f]{24,}\b"
+)
+_CANDIDATE = re.compile(rf"{_IDENTIFIER}|(?<!\d)(?P<card>\d(?:[ .\-]?\d){{12,18}})(?!\d)")
 _STANDING_ALONE = re.compile(
     r"(?<![0-9A-Za-z])(?<!\d[ .\-])\d(?:[ .\-]?\d){12,18}(?![0-9A-Za-z])(?![ .\-]\d)"
 )
@@ -40,7 +45,8 @@ def passes_luhn(digits: str) -> bool:
 
 def holds_card_number(text: str) -> bool:
     """Return whether *text* contains something that could be a card number."""
-    return any(passes_luhn(_digits(found.group())) for found in _CANDIDATE.finditer(text))
+    cards = (found["card"] for found in _CANDIDATE.finditer(text))
+    return any(card is not None and passes_luhn(_digits(card)) for card in cards)
 
 
 def masked(text: str) -> str:
@@ -50,7 +56,7 @@ def masked(text: str) -> str:
     >>> masked("card 4111 1111 1111 1111 declined")
     'card 411111******1111 declined'
     """
-    return _CANDIDATE.sub(_mask, text)
+    return _CANDIDATE.sub(_mask_unless_spared, text)
 
 
 def masked_reference(text: str) -> str:
@@ -131,6 +137,10 @@ class Secret:
 
 def _digits(text: str) -> str:
     return "".join(character for character in text if character.isdigit())
+
+
+def _mask_unless_spared(found: re.Match[str]) -> str:
+    return found.group() if found["card"] is None else _mask(found)
 
 
 def _mask(found: re.Match[str]) -> str:

@@ -17,7 +17,7 @@ from railcore.http import HttpRequest, HttpResponse
 from railcore.money import USD, Currency, Money
 from railcore.ports import AsyncRail, FlowRail, Rail
 from railcore.rails.card_psp import CardPspRail
-from railcore.rails.driven import AsyncDrivenRail, DrivenRail
+from railcore.driven import AsyncDrivenRail, DrivenRail
 from railcore.rails.open_banking import OpenBankingPaymentRail
 from railcore.redaction import Secret
 from railcore.results import NextActionKind, RailResult, ResultStatus

@@ -8,13 +8,13 @@ import attrs
 import pytest
 
 from railcore.clock import Deadline, SystemClock
+from railcore.driven import DrivenRail
 from railcore.enums import Operation, PaymentRail
 from railcore.errors import InProgressError, SendDeadlinePassed, StoreError
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
 from railcore.money import SAR, Currency, Money
 from railcore.ports import FlowRail
-from railcore.rails.driven import DrivenRail
 from railcore.rails.wallet import WalletRail
 from railcore.results import RailResult
 from railcore.testing.contracts.wallet import Books, posting, releasing

@@ -25,7 +25,7 @@ from railcore.ports import (
 )
 from railcore.rails.bank_transfer import BankTransferRail
 from railcore.rails.card_psp import CardPspRail
-from railcore.rails.driven import AsyncDrivenRail
+from railcore.driven import AsyncDrivenRail
 from railcore.rails.manual import ManualSettlementRail
 from railcore.rails.open_banking import OpenBankingPaymentRail
 from railcore.rails.wallet import WalletRail
