@@ -112,7 +112,7 @@ def check_charges(books: Books, charges: Sequence[Charged]) -> list[Promise]:
         Promise(
             text="No payment was charged twice",
             count=len(charged),
-            unit="references at the provider",
+            unit="references",
             broken=tuple(_twice(charged)),
         ),
         Promise(
@@ -124,7 +124,7 @@ def check_charges(books: Books, charges: Sequence[Charged]) -> list[Promise]:
         Promise(
             text="Nothing was made up: all that is completed here was charged by the provider",
             count=len(completed),
-            unit="completed payments",
+            unit="payments",
             broken=tuple(f"{_named(one)} is completed and was never charged" for one in never),
         ),
     ]
@@ -286,7 +286,7 @@ def _wallet_payments_moved_once(books: Books) -> Promise:
     return Promise(
         text="Every wallet payment moved its amount once if completed, and nothing if failed",
         count=len(payments),
-        unit="wallet payments",
+        unit="payments",
         broken=tuple(f"the transfers of {_named(one)} are not what it says" for one in wrong),
     )
 
@@ -329,7 +329,7 @@ def _nothing_forgotten(books: Books) -> Promise:
     return Promise(
         text="No open payment is forgotten: each has a date at which it is looked at again",
         count=len(still_open),
-        unit="open payments",
+        unit="payments",
         broken=tuple(f"nobody will look at {_named(one)}" for one in forgotten),
     )
 
