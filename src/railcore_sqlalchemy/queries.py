@@ -396,17 +396,20 @@ def _problems(row: Row) -> Iterator[MisconfiguredError]:
         yield MisconfiguredError(
             "database", "the server is a standby and takes no writes", "Connect to the primary"
         )
-    for name in ("lock_timeout", "idle_in_transaction_session_timeout"):
+    for name, bound in _BOUNDS.items():
         if row[name] == "0":
             problem = f"{name} is 0 for {row['role']}: a forgotten transaction would block payments"
-            yield MisconfiguredError("database", problem, f"ALTER ROLE {row['role']} SET {name}")
-    missing = sorted(_FENCES - set(row["fences"]))
+            remedy = f"ALTER ROLE {row['role']} SET {name} = '{bound}', or run roles.sql"
+            yield MisconfiguredError("database", problem, remedy)
+    missing = sorted(FENCES - set(row["fences"]))
     if missing:
         problem = f"missing or not enabled ALWAYS: triggers {', '.join(missing)}"
         yield MisconfiguredError("database", problem, "Install or migrate the schema")
 
 
-_FENCES: Final = frozenset(
+_BOUNDS: Final = {"lock_timeout": "500ms", "idle_in_transaction_session_timeout": "5s"}
+
+FENCES: Final = frozenset(
     f"{table}.{fence}"
     for table, fence in re.findall(r"alter table (\w+) enable always trigger (\w+)", read("schema"))
 )
