@@ -27,6 +27,7 @@ docstrings = Sybil(
 pytest_collect_file = (pages + docstrings).pytest()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: "Sequence[pytest.Item]") -> None:
     """Keep the examples of one page in one process: each builds on those above it."""
     for item in items:

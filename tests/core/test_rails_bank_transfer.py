@@ -286,7 +286,8 @@ def test_every_made_reference_is_right_and_carries_its_text(text: str) -> None:
     assert len(reference) <= 25
 
 
-@given(st.from_regex("[A-Z0-9]{4,21}", fullmatch=True), st.data())
+# A letter counts as two digits, so that 2 and M, which counts as 22, may change places unnoticed.
+@given(st.from_regex("[0-9]{4,21}|[A-Z]{4,21}", fullmatch=True), st.data())
 def test_two_neighbours_swapped_are_noticed(text: str, data: st.DataObject) -> None:
     reference = creditor_reference(text)
     at = data.draw(st.integers(4, len(reference) - 2))
