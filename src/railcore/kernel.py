@@ -22,6 +22,7 @@ from railcore.errors import (
     ExecutionNotFoundError,
     IdempotencyConflict,
     InProgressError,
+    InvalidValueError,
     LimitExceededError,
     LiveExecutionExists,
     MisconfiguredError,
@@ -58,6 +59,11 @@ class EngineSettings:
     lease_s: float = attrs.field(default=60.0, validator=_checks.seconds)
     first_check_s: float = attrs.field(default=15.0, validator=_checks.seconds)
     last_check_s: float = attrs.field(default=86_400.0, validator=_checks.seconds)
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.first_check_s <= self.last_check_s:
+            wanted = f"above zero, at most last_check_s = {self.last_check_s:g} s"
+            raise InvalidValueError("first_check_s", wanted, f"{self.first_check_s:g} s")
 
 
 @attrs.frozen
@@ -229,11 +235,19 @@ class Kernel:
         return self.fact_of_answer(execution, RailResult.failed(PaymentFailureCode.NETWORK_ERROR))
 
     def after_lookup(
-        self, execution: PaymentExecution, result: RailResult, at: datetime
+        self, execution: PaymentExecution, result: RailResult, at: datetime, took_s: float = 0.0
     ) -> AfterLookup:
-        """Return what *result* of a lookup, asked when the store's clock showed *at*, leads to."""
+        """
+        Return what *result* of a lookup leads to.
+
+        Args:
+            at: What the store's clock showed before it was asked: what silence proves (rule R4) is
+                counted up to then.
+            took_s: How long ago that is by now: what may be repeated (rule R3) is counted up to
+                now.
+        """
         if result.is_absent:
-            return self._after_absence(execution, at)
+            return self._after_absence(execution, at, took_s)
         tells = result.pending_reason is not PendingReason.OUTCOME_UNKNOWN and (
             result.failure is None or result.failure.category is FailureCategory.PERMANENT
         )
@@ -268,7 +282,7 @@ class Kernel:
             patience = settings.last_check_s
         if execution.expires_at is not None:
             left = (execution.expires_at - self.clock.now()).total_seconds()
-            patience = left if left > 0 else settings.first_check_s
+            patience = min(patience, left) if left > 0 else patience
         return max(_SOON_S, min(patience, settings.last_check_s))
 
     def _plan(
@@ -324,11 +338,13 @@ class Kernel:
                 context.payment_id, context.operation, context.money.amount_minor, available
             )
 
-    def _after_absence(self, execution: PaymentExecution, at: datetime) -> AfterLookup:
+    def _after_absence(
+        self, execution: PaymentExecution, at: datetime, took_s: float
+    ) -> AfterLookup:
         can = self.capabilities(execution)
         if not execution.is_in_doubt:
             return Wait(self.next_check_s(execution))
-        if may_resend(execution, can, at):
+        if may_resend(execution, can, at + timedelta(seconds=took_s)):
             return Resend()
         if absence_is_proof(execution, can, at):
             failed = RailResult.failed(PaymentFailureCode.NETWORK_ERROR)
@@ -368,7 +384,7 @@ def may_resend(execution: PaymentExecution, can: RouteCapabilities, at: datetime
 def absence_is_proof(execution: PaymentExecution, can: RouteCapabilities, at: datetime) -> bool:
     """Return whether rule R4 lets "not found", heard at *at*, prove that nothing happened."""
     waiting_s = _until_proof_s(execution, can, at)
-    return can.lookup_is_authoritative and waiting_s is not None and waiting_s <= 0
+    return can.lookup_is_authoritative and waiting_s is not None and waiting_s < 0
 
 
 def _until_proof_s(
