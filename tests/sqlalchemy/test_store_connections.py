@@ -1,13 +1,10 @@
 """How the stores use a host's connections: briefly, cleanly, and honestly when one is lost."""
 
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import attrs
-import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -26,15 +23,11 @@ from railcore.testing.contracts.execution_store import (
     success_of,
 )
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
-from tests.conftest import conninfo
+from tests.sqlalchemy.bystander import another, terminate_who_waits
 
 TIMEOUTS = "-c lock_timeout=400ms -c idle_in_transaction_session_timeout=5s"
 HOLD = "select from railcore_payment where payment_id = 'invoice-1' for update"
 LOCK = "lock table railcore_execution in access exclusive mode"
-WAITING = (
-    "select pid from pg_stat_activity "
-    "where wait_event_type = 'Lock' and datname = current_database()"
-)
 
 
 def engine_of(url: str, options: str = TIMEOUTS, **settings: Any) -> sqlalchemy.Engine:
@@ -51,27 +44,6 @@ def engine(database_url: str) -> Iterator[sqlalchemy.Engine]:
 @pytest.fixture
 def store(engine: sqlalchemy.Engine) -> SqlExecutionStore:
     return SqlExecutionStore(engine)
-
-
-@contextmanager
-def another(url: str, statement: str | None = None) -> Iterator[psycopg.Connection[Any]]:
-    """A connection of somebody else, in a transaction that begins with *statement*."""
-    with psycopg.connect(conninfo(url), autocommit=statement is None) as connection:
-        if statement is not None:
-            connection.execute(statement)
-        yield connection
-        connection.rollback()
-
-
-def terminate_who_waits(url: str) -> None:
-    """End the first backend that is seen to wait for a lock."""
-    with another(url) as watch:
-        for _ in range(200):
-            if row := watch.execute(WAITING).fetchone():
-                watch.execute("select pg_terminate_backend(%s)", row)
-                return
-            threading.Event().wait(0.02)
-    pytest.fail("nobody waited")
 
 
 # A connection is borrowed for a statement -------------------------------------------------------

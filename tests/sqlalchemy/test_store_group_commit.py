@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import attrs
-import psycopg
 import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -29,13 +28,9 @@ from railcore.testing.contracts.execution_store import (
 from railcore_sqlalchemy import group_commit
 from railcore_sqlalchemy.driver import AsyncDriver, Query
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
-from tests.conftest import conninfo
+from tests.sqlalchemy.bystander import another, terminate_who_waits
 
 TIMEOUTS = {"options": "-c lock_timeout=400ms -c idle_in_transaction_session_timeout=5s"}
-END_WHO_WAITS = (
-    "select pg_terminate_backend(pid) from pg_stat_activity "
-    "where wait_event_type = 'Lock' and datname = current_database()"
-)
 HOLD = "select from railcore_payment where payment_id = 'invoice-1' for update"
 
 
@@ -224,11 +219,9 @@ async def test_a_lost_connection_leaves_every_caller_in_doubt(
 ) -> None:
     claims = [claim_of(one) for one in apart(5)]
 
-    with psycopg.connect(conninfo(database_url)) as other:
-        other.execute("lock table railcore_execution in exclusive mode")
+    with another(database_url, "lock table railcore_execution in exclusive mode"):
         callers = [asyncio.create_task(store.claim(one)) for one in claims]
-        while not other.execute(END_WHO_WAITS).fetchone():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(terminate_who_waits, database_url)
         outcomes = await asyncio.gather(*callers, return_exceptions=True)
 
     assert [getattr(one, "may_have_committed", None) for one in outcomes] == [True] * 5
@@ -243,8 +236,7 @@ async def test_nobody_waits_for_a_payment_that_somebody_holds(
     refund = claim_of(following("r1", Operation.REFUND, parent, 40))
     others = [claim_of(asked(f"n{n}", payment_id=f"other-{n}")) for n in range(5)]
 
-    with psycopg.connect(conninfo(database_url)) as holder:
-        holder.execute(HOLD)
+    with another(database_url, HOLD) as holder:
         held = asyncio.create_task(store.claim(refund))
         outcomes = await asyncio.gather(*[store.claim(one) for one in others])
         assert not held.done()

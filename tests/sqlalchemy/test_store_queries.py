@@ -58,7 +58,7 @@ class Talk:
 
 CLAIM = claim_of(asked("k1"))
 EXECUTION = rows.claimed(CLAIM, AT)
-STORED = {
+STORED: dict[str, Any] = {
     "execution_id": EXECUTION.execution_id,
     "tenant_id": "tenant-1",
     "payment_id": "invoice-1",
