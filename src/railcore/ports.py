@@ -23,7 +23,7 @@ from railcore.lifecycle import Discrepancy
 from railcore.money import Currency, Money
 from railcore.observability import Observed
 from railcore.protocol import Acquired, Claim, ClaimOutcome, Recording
-from railcore.redaction import Secret
+from railcore.redaction import Secret, masked
 from railcore.results import RailResult
 from railcore.routing import Resolution, RouteCapabilities
 from railcore.wallet import (
@@ -211,6 +211,10 @@ class OpenBankingClient(Protocol):
         ...
 
 
+def _without_cards(evidence: str) -> str:
+    return masked(evidence) if isinstance(evidence, str) else evidence
+
+
 @attrs.frozen(kw_only=True)
 class OperatorDecision:
     """
@@ -219,12 +223,13 @@ class OperatorDecision:
     Attributes:
         actor: Who; 1 to 128 visible ASCII characters.
         evidence: An opaque reference to what it rests on (receipt, statement line); becomes the
-            provider reference.
+            provider reference. Card numbers are masked here, as they are where it is stored, so
+            that the same evidence stays the same.
         received: What was received; None means the amount asked.
     """
 
     actor: str = attrs.field(validator=_checks.text(128))
-    evidence: str = attrs.field(validator=_checks.text(255))
+    evidence: str = attrs.field(converter=_without_cards, validator=_checks.text(255))
     received: Money | None = attrs.field(
         default=None, validator=_checks.one_of(Money, optional=True)
     )
