@@ -116,18 +116,29 @@ def check_charges(books: Books, charges: Sequence[Charged]) -> list[Promise]:
             broken=tuple(_twice(charged)),
         ),
         Promise(
-            text="Nothing was lost: all that the provider charged is a completed payment here",
+            text="Nothing was lost: what the provider charged is a payment here, of that amount",
             count=len(charges),
             unit="charges",
             broken=tuple(_unknown(ours, charges)),
         ),
         Promise(
-            text="Nothing was made up: all that is completed here was charged by the provider",
+            text="Nothing was made up: what is completed here was charged by the provider",
             count=len(completed),
             unit="payments",
             broken=tuple(f"{_named(one)} is completed and was never charged" for one in never),
         ),
     ]
+
+
+def check_doubt(books: Books) -> Promise:
+    """Return whether every outcome is known, as it must be once all doubt had its time."""
+    in_doubt = [one for one in books.executions if one.is_in_doubt]
+    return Promise(
+        text="No doubt is left: every lost answer was found again",
+        count=len(books.executions),
+        unit="payments",
+        broken=tuple(f"the outcome of {_named(one)} is unknown" for one in in_doubt),
+    )
 
 
 def _twice(charged: Mapping[str, Sequence[Charged]]) -> Iterator[str]:
@@ -142,8 +153,8 @@ def _unknown(ours: Mapping[str, ExecutionRow], charges: Iterable[Charged]) -> It
         known = ours.get(charge.reference)
         if known is None:
             yield f"charge {charge.id} belongs to no execution"
-        elif known.status is not ExecutionStatus.COMPLETED:
-            yield f"{_named(known)} is {known.status}, but was charged as {charge.id}"
+        elif known.status is ExecutionStatus.FAILED:
+            yield f"{_named(known)} is called failed, but was charged as {charge.id}"
         elif (charge.amount_minor, charge.currency) != (known.amount_minor, known.currency):
             asked = _money(known.amount_minor, known.currency)
             taken = _money(charge.amount_minor, charge.currency)

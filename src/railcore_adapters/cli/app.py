@@ -72,7 +72,7 @@ def demo(
     """
     with _starting():
         from railcore_adapters.cli.demo import Demo
-        from railcore_adapters.cli.examples import example
+        from railcore_adapters.cli.example_files import example
         from railcore_adapters.cli.report import make_console
         from railcore_adapters.cli.summary import BROKEN
 
@@ -215,10 +215,12 @@ def _starting() -> Iterator[None]:
     """Turn what keeps a command from starting into one sentence and exit status 2."""
     try:
         yield
-    except ModuleNotFoundError as error:
-        if _is_ours(error.name):
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and not _is_ours(error.name):
+            _stop(f"{error.name} is missing: {_INSTALL}", error)
+        if "pip install" not in str(error):
             raise
-        _stop(f"{error.name} is missing: {_INSTALL}", error)
+        _stop(str(error), error)
     except KeyboardInterrupt as error:
         text = "Interrupted. Run the same command again: nothing is charged twice."
         _stop(text, error, exit_code=_INTERRUPTED)
@@ -260,8 +262,11 @@ def _connected(database_url: str) -> Iterator["Connection"]:
 def _log() -> "LoggingObserver":
     from railcore_adapters.observers import LoggingObserver
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    return LoggingObserver()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.Logger("railcore", logging.INFO)  # noqa: LOG001 - of this run alone
+    logger.addHandler(handler)
+    return LoggingObserver(logger)
 
 
 def _tell(summary: "Summary", console: "Console", *, as_json: bool) -> None:

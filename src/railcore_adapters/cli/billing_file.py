@@ -101,7 +101,7 @@ def _context(fields: Mapping[str, object]) -> PaymentContext:
     unknown = sorted(fields.keys() - _REQUIRED - _OPTIONAL.keys())
     if unknown:
         known = ", ".join((*_REQUIRED, *_OPTIONAL))
-        raise InvalidValueError(unknown[0][:40], f"no such field; fields are {known}", "one")
+        raise ValueError(f"{unknown[0][:40]}: there is no such field; there are {known}")
     currency = Currency.of(_text(fields, "currency"))
     optional: dict[str, Any] = {
         name: read(fields, name) for name, read in _OPTIONAL.items() if fields.get(name) is not None

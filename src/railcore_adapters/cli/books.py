@@ -60,6 +60,14 @@ class ExecutionRow:
         """Whether its outcome may still change."""
         return not self.status.is_terminal
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether money may have moved without a definite answer."""
+        return (
+            self.status is ExecutionStatus.PROCESSING
+            or self.pending_reason is PendingReason.OUTCOME_UNKNOWN
+        )
+
 
 @attrs.frozen(kw_only=True)
 class EventRow:

@@ -12,7 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from railcore.execution import PaymentExecution
 from railcore.observability import ExecutionObserved, Observed
 from railcore.ports import Observer
-from railcore_adapters.cli.accounting import Charged, check_books, check_charges, check_lines
+from railcore_adapters.cli.accounting import (
+    Charged,
+    Promise,
+    check_books,
+    check_charges,
+    check_doubt,
+    check_lines,
+)
 from railcore_adapters.cli.billing_file import BillingFile
 from railcore_adapters.cli.billing_run import Answer, execute_lines, settle
 from railcore_adapters.cli.books import Books, read_books
@@ -56,6 +63,7 @@ class Run:
         console: Where progress is shown.
         at_once: How many payments are in flight.
         patience_s: For how long what is in doubt is looked at.
+        leaves_no_doubt: Whether a doubt that is left at the end breaks a promise.
     """
 
     host: Host
@@ -63,6 +71,7 @@ class Run:
     console: Console
     at_once: int
     patience_s: float
+    leaves_no_doubt: bool = False
 
     async def carry_out(
         self, file: BillingFile, *, charges: Charges, people: People | None = None
@@ -80,18 +89,12 @@ class Run:
             self.host.database,
             [(line.context.tenant_id, line.context.payment_id) for line in file.lines],
         )
-        counted = Counter(_end_of(answer) for answer in answers)
-        promises = [
-            check_lines(
-                len(file.lines),
-                with_execution=counted["execution"],
-                refused=counted["refusal"],
-                unanswered=counted["trouble"],
-            )
-        ]
+        promises = [_lines_answered(file, answers)]
         charged = await charges(books)
         if charged is not None:
             promises += check_charges(books, charged)
+        if self.leaves_no_doubt:
+            promises.append(check_doubt(books))
         return Summary(
             answers=answers,
             bad_lines=file.bad_lines,
@@ -129,6 +132,16 @@ class Run:
 
     def _tell_round(self, count: int) -> None:
         self.console.print(f"Looking up {count:,} open payments", style="dim")
+
+
+def _lines_answered(file: BillingFile, answers: Sequence[Answer]) -> Promise:
+    counted = Counter(_end_of(answer) for answer in answers)
+    return check_lines(
+        len(file.lines),
+        with_execution=counted["execution"],
+        refused=counted["refusal"],
+        unanswered=counted["trouble"],
+    )
 
 
 def _end_of(answer: Answer) -> str:

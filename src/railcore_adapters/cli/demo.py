@@ -104,6 +104,7 @@ class Demo:
             console=self.console,
             at_once=self.at_once,
             patience_s=2 * _LEASE_S,
+            leaves_no_doubt=True,
         )
 
     def _say(self, text: str) -> None:

@@ -118,9 +118,7 @@ class Summary:
     @property
     def in_doubt(self) -> int:
         """How many executions are open without anybody to wait for."""
-        unknown = (ExecutionStatus.PROCESSING, PendingReason.OUTCOME_UNKNOWN)
-        rows = self.books.executions
-        return sum(one.status in unknown or one.pending_reason in unknown for one in rows)
+        return sum(one.is_in_doubt for one in self.books.executions)
 
     @property
     def exit_status(self) -> int:

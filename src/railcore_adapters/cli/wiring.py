@@ -13,6 +13,7 @@ from typing import Final
 import attrs
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from railcore.driven import AsyncDrivenRail
 from railcore.engine import AsyncPaymentEngine
 from railcore.enums import PaymentRail
 from railcore.kernel import EngineSettings
@@ -25,7 +26,6 @@ from railcore.ports import (
 )
 from railcore.rails.bank_transfer import BankTransferRail
 from railcore.rails.card_psp import CardPspRail
-from railcore.driven import AsyncDrivenRail
 from railcore.rails.manual import ManualSettlementRail
 from railcore.rails.open_banking import OpenBankingPaymentRail
 from railcore.rails.wallet import WalletRail
@@ -109,6 +109,7 @@ async def open_host(wishes: Wishes) -> AsyncIterator[Host]:
             store = AsyncSqlExecutionStore(database)
             await store.verify()
             wallet = AsyncSqlWalletRepository(database)
+            check_credentials(wishes)
             rails = make_rails(wishes, transport, wallet)
             routes = ConfigDrivenRouteResolver.from_mapping(
                 wishes.configuration.routes, offered=rails.offered
@@ -144,6 +145,20 @@ def make_rails(
         rails.register(PaymentRail.CARD_PSP, "stub", AsyncDrivenRail(cards, transport.send))
         rails.register(PaymentRail.OPEN_BANKING_PIS, "stub", AsyncDrivenRail(bank, transport.send))
     return rails
+
+
+def check_credentials(wishes: Wishes) -> None:
+    """
+    Check that there is a credential for every account of the sandbox, before anything is sent.
+
+    Raises:
+        MisconfiguredError: There is none; the account is named.
+    """
+    routes = wishes.configuration.routes.get("routes", {})
+    entries = routes.values() if isinstance(routes, Mapping) else ()
+    for entry in entries:
+        if isinstance(entry, Mapping) and entry.get("provider") == "stub":
+            wishes.credentials.secret("any", "stub", str(entry.get("account")))
 
 
 _STUB_TIMING: Final = attrs.evolve(SANDBOX_TIMING, send_deadline_s=5.0, answer_timeout_s=4.0)
