@@ -8,7 +8,7 @@ names. Stores raise ``StoreError`` (which says whether the change may have been 
 
 from collections.abc import Generator, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 from uuid import UUID
 
 import attrs
@@ -211,7 +211,7 @@ class OpenBankingClient(Protocol):
         ...
 
 
-def _without_cards(evidence: str) -> str:
+def _without_cards(evidence: Any) -> Any:
     return masked(evidence) if isinstance(evidence, str) else evidence
 
 
