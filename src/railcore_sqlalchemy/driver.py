@@ -187,22 +187,18 @@ def _result(connection: AnyConnection) -> PQGen[PGresult]:
 
 
 def _rows(result: PGresult, known: Known) -> list[Row]:
-    transformer = known.transformer
-    transformer.set_pgresult(result)
     names = [(result.fname(column) or b"").decode() for column in range(result.nfields)]
-    try:
-        return transformer.load_rows(
-            0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
-        )
-    finally:
-        transformer.set_pgresult(None)
+    known.transformer.set_pgresult(result)
+    rows: list[Row] = known.transformer.load_rows(
+        0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
+    )
+    return rows
 
 
 def _encoded(parameters: Sequence[str | None], encoding: str) -> list[bytes | None]:
-    values = [None if value is None else value.encode(encoding) for value in parameters]
-    if any(value is not None and b"\x00" in value for value in values):
+    if "\x00" in "".join(filter(None, parameters)):
         raise psycopg.DataError("PostgreSQL texts cannot contain NUL (0x00) bytes")
-    return values
+    return [None if value is None else value.encode(encoding) for value in parameters]
 
 
 def _is_in_transaction(connection: AnyConnection) -> bool:

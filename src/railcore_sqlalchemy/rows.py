@@ -9,6 +9,7 @@ lives in the JSON of ``request``.
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import attrs
@@ -67,17 +68,17 @@ def claim_parameters(claim: Claim) -> Parameters:
         "tenant_id": context.tenant_id,
         "execution_id": str(execution.execution_id),
         "payment_id": context.payment_id,
-        "operation": context.operation.value,
+        "operation": context.operation,
         "amount_minor": str(context.money.amount_minor),
         "currency": context.money.currency.code,
         "due_minor": str(context.due_minor),
         "idempotency_key": context.idempotency_key,
         "fingerprint": f"\\x{context.fingerprint.hex()}",
         "provider_key": context.provider_key,
-        "rail": execution.rail.value,
+        "rail": execution.rail,
         "provider": execution.provider,
         "account": execution.account,
-        "mode": execution.mode.value,
+        "mode": execution.mode,
         "payment_option_key": context.payment_option_key,
         "parent_execution_id": None if parent is None else str(parent),
         "request": _ENCODER.encode(_request(context)),
@@ -104,11 +105,11 @@ def record_parameters(recording: Recording) -> Parameters:
         "execution_id": str(before.execution_id),
         "payment_id": before.payment_id,
         "version": str(before.version),
-        "from_status": before.status.value,
-        "to_status": after.status.value,
-        "pending_reason": after.pending_reason and after.pending_reason.value,
-        "failure_code": after.failure and after.failure.value,
-        "cause_code": after.cause and after.cause.value,
+        "from_status": before.status,
+        "to_status": after.status,
+        "pending_reason": after.pending_reason,
+        "failure_code": after.failure,
+        "cause_code": after.cause,
         "phase": str(after.phase),
         "progress": str(after.progress),
         "provider_ref": after.provider_ref,
@@ -132,7 +133,7 @@ def note_parameters(
         "payment_id": execution.payment_id,
         "execution_id": str(execution.execution_id),
         "discrepancy_id": str(discrepancy.discrepancy_id),
-        "kind": discrepancy.kind.value,
+        "kind": discrepancy.kind,
         "detail": _ENCODER.encode({"sides": discrepancy.sides}),
         **_event(event),
     }
@@ -154,11 +155,11 @@ def claimed(claim: Claim, at: datetime) -> PaymentExecution:
         provider=execution.provider,
         account=execution.account,
         mode=execution.mode,
-        lease=Lease(claim.owner, 1, _after(now, claim.lease_s)) if claim.is_sent else _NO_LEASE,
+        lease=Lease(claim.owner, 1, now + _span(claim.lease_s)) if claim.is_sent else _NO_LEASE,
         send_count=int(claim.is_sent),
         first_sent_at=sent_at,
         last_sent_at=sent_at,
-        next_check_at=_after(now, claim.check_after_s),
+        next_check_at=now + _span(claim.check_after_s),
         created_at=now,
         updated_at=now,
     )
@@ -170,7 +171,7 @@ def recorded(recording: Recording, at: datetime) -> PaymentExecution:
     return attrs.evolve(
         recording.after,
         lease=Lease(None, recording.before.lease.token, None),
-        next_check_at=None if check_s is None else _after(now, check_s),
+        next_check_at=None if check_s is None else now + _span(check_s),
         updated_at=now,
     )
 
@@ -178,7 +179,7 @@ def recorded(recording: Recording, at: datetime) -> PaymentExecution:
 def sent(execution: PaymentExecution, row: Row, lease_s: float) -> PaymentExecution:
     """Return *execution* after its send mark, as ``mark_sent.sql`` answered in *row*."""
     now = instant(row["at"])
-    until = _after(now, lease_s)
+    until = now + _span(lease_s)
     return attrs.evolve(
         execution,
         lease=attrs.evolve(execution.lease, until=until),
@@ -301,7 +302,7 @@ def _context_of(row: Row) -> PaymentContext:
 def _event(event: EventDraft) -> Parameters:
     return {
         "event_id": str(event.event_id),
-        "event_type": event.type.value,
+        "event_type": event.type,
         "payload": _json("event.payload", event.payload),
         "bucket": str(event.bucket),
     }
@@ -310,7 +311,7 @@ def _event(event: EventDraft) -> Parameters:
 def _shown(action: NextAction | None) -> str | None:
     if action is None:
         return None
-    told = {"kind": action.kind.value, "url": action.url, "reference": action.reference}
+    told = {"kind": action.kind, "url": action.url, "reference": action.reference}
     return _ENCODER.encode({**told, "fields": dict(action.fields)})
 
 
@@ -358,13 +359,15 @@ def _number(value: int | None) -> str | None:
     return None if value is None else str(value)
 
 
+@lru_cache(maxsize=256)
 def seconds(duration_s: float) -> str:
     """Return a duration to the microsecond, which is as fine as the database goes."""
     return str(round(float(duration_s), 6))
 
 
-def _after(at: datetime, duration_s: float) -> datetime:
-    return at + timedelta(seconds=round(float(duration_s), 6))
+@lru_cache(maxsize=256)
+def _span(duration_s: float) -> timedelta:
+    return timedelta(seconds=round(float(duration_s), 6))
 
 
 def instant(at: datetime) -> datetime:
