@@ -14,6 +14,8 @@ nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
 ALL_EXTRAS = ".[cli,embedded,httpx,migrations,sqlalchemy,structlog,testing]"
+# The examples of one page build on one another, so one process runs them all.
+IN_PARALLEL = ("-n", "2", "--dist", "loadscope")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs", "src", "tests/docs")
 
 
@@ -38,7 +40,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test, the examples of the docs included, on a Postgres of its own."""
     install_for_tests(session)
-    session.run("pytest", *(session.posargs or ("-n", "2", "--dist", "loadgroup")))
+    session.run("pytest", *(session.posargs or IN_PARALLEL))
 
 
 @nox.session
