@@ -30,6 +30,14 @@ _COULD_NOT_START: Final = 2
 _INTERRUPTED: Final = 130
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
+_EXIT_STATUSES: Final = """\b
+Exit status:
+  0    every line is settled, or waits for the payer, an operator or the provider
+  1    a line could not be read or was refused, or a payment is still in doubt
+  2    it could not start, and nothing was done
+  3    a promise is broken
+  130  interrupted; run it again"""
+
 _at_once = click.option(
     "--at-once",
     type=click.IntRange(1, 1000),
@@ -88,7 +96,7 @@ def demo(
     sys.exit(BROKEN if summary.exit_status == BROKEN else 0)
 
 
-@main.command()
+@main.command(epilog=_EXIT_STATUSES)
 @click.argument("file", type=_FILE)
 @click.option("--routes", type=_FILE, required=True, help="Routes and bank accounts, as TOML.")
 @click.option(
@@ -125,19 +133,11 @@ def run(
     as_json: bool,
     is_logging: bool,
 ) -> None:
-    r"""
+    """
     Execute the billing file FILE, one JSON object a line, and account for it.
 
     Run it again as often as you like, also after a crash: the same keys are never charged twice.
     Credentials come from the environment, as RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>.
-
-    \b
-    Exit status:
-      0    every line is settled, or waits for the payer, an operator or the provider
-      1    a line could not be read or was refused, or a payment is still in doubt
-      2    it could not start; nothing was done
-      3    a promise is broken
-      130  interrupted; run it again
     """
     with _starting():
         from railcore_adapters.cli.report import make_console
@@ -157,6 +157,23 @@ def run(
         summary = asked.carry_out()
     _tell(summary, asked.console, as_json=as_json)
     sys.exit(summary.exit_status)
+
+
+@main.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=8700, show_default=True, help="0: any free."
+)
+@click.option("--with-database", is_flag=True, help="Start a private PostgreSQL as well.")
+def sandbox(*, port: int, with_database: bool) -> None:
+    """
+    Serve a fake provider and a fake bank until Ctrl-C, and print what `railcore run` needs of them.
+
+    Everything ends with it, the private database and all that is in it included.
+    """
+    with _starting():
+        from railcore_adapters.cli.trial import serve
+
+        serve(port, with_database=with_database)
 
 
 @main.group()

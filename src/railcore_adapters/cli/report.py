@@ -222,12 +222,15 @@ def _answers(summary: Summary) -> Text:
     answered = len(summary.answers)
     executed = sum(one.execution is not None for one in summary.answers)
     refused = sum(one.refusal is not None for one in summary.answers)
-    text = (
-        f"{answered:,} lines: {executed:,} are payments ({summary.repeats:,} of them were known "
-        f"already and nothing was sent again), {refused:,} were refused"
-    )
     bad = len(summary.bad_lines)
-    return Text(f"{text}, {bad:,} could not be read." if bad else f"{text}.")
+    known = f", {summary.repeats:,} of them known already and not sent again"
+    payments = f"{executed:,} of {answered + bad:,} lines are payments"
+    said = [payments + (known if summary.repeats else "")]
+    if refused:
+        said.append(f"{refused:,} were refused")
+    if bad:
+        said.append(f"{bad:,} could not be read")
+    return Text("; ".join(said) + ".")
 
 
 def _table(title: str, *columns: str) -> Table:
