@@ -9,16 +9,22 @@ Errors are translated here and nowhere else. A statement that PostgreSQL refused
 nothing; a connection that broke while a writing statement was under way may have committed it.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
 import psycopg
 from psycopg import generators
 from psycopg.abc import PQGen
-from psycopg.adapt import Transformer
-from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.errors import (
+    DuplicatePreparedStatement,
+    InvalidSqlStatementName,
+    error_from_result,
+)
+from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 
 from railcore.errors import StoreError
@@ -28,7 +34,8 @@ from railcore_sqlalchemy.statements import statement
 __all__ = ["AsyncDriver", "Driver", "Known", "Query", "StatementFailed", "Template", "template"]
 
 _FATAL: Final = frozenset({"FATAL", "PANIC"})
-_NOT_PREPARED: Final = "26000"
+_ADAPTERS: Final = AdaptersMap(psycopg.adapters)
+"""As psycopg comes: what a host registers for its own queries does not reach ours."""
 
 AnyConnection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
@@ -41,7 +48,7 @@ class Template:
     Attributes:
         name: The file in ``sql/``.
         text: With ``$1``, ``$2`` for the parameters.
-        label: What a prepared one is called on a connection.
+        label: What a prepared one is called on a connection; another text has another name.
         names: The parameters in the order of their numbers.
         writes: Whether it changes anything, so that a lost connection leaves a doubt.
         prepared: Whether to prepare it. What selects ``*`` is better not: a migration would break
@@ -71,10 +78,12 @@ class Query:
 def template(name: str, *, writes: bool = False, prepared: bool = False) -> Template:
     """Return the statement in ``sql/<name>.sql``, ready to be filled."""
     read = statement(name)
+    text = read.numbered.encode()
+    digest = hashlib.blake2b(text, digest_size=4).hexdigest()
     return Template(
         name=name,
-        text=read.numbered.encode(),
-        label=f"railcore_{name}".encode(),
+        text=text,
+        label=f"railcore_{name}_{digest}".encode(),
         names=read.names,
         writes=writes,
         prepared=prepared,
@@ -96,9 +105,11 @@ class Known:
     """What is known of one connection while it lives: its encoding, and what is prepared."""
 
     def __init__(self, connection: AnyConnection) -> None:
+        self.connection = connection
+        self.adapters = _ADAPTERS
         self.encoding = connection.info.encoding
-        self.transformer = Transformer(connection)
         self.labels = set[bytes]()
+        self.transformer = Transformer(self)
 
 
 @attrs.frozen
@@ -155,26 +166,26 @@ def exchange(
 ) -> PQGen[Sequence[Row]]:
     """Send *query* and read its rows, in the steps that ``connection.wait`` drives."""
     template, values = query.template, _encoded(query.parameters, known.encoding)
+    pgconn = connection.pgconn
     if not (prepare and template.prepared):
-        connection.pgconn.send_query_params(template.text, values)
+        pgconn.send_query_params(template.text, values, result_format=Format.BINARY)
         return _rows((yield from _result(connection)), known)
     if template.label not in known.labels:
         yield from _prepare(connection, known, template)
     try:
-        connection.pgconn.send_query_prepared(template.label, values)
+        pgconn.send_query_prepared(template.label, values, result_format=Format.BINARY)
         result = yield from _result(connection)
-    except psycopg.Error as error:  # somebody has discarded it: prepare it once more
-        if error.sqlstate != _NOT_PREPARED or _is_in_transaction(connection):
-            raise
+    except InvalidSqlStatementName:  # somebody has discarded it
         yield from _prepare(connection, known, template)
-        connection.pgconn.send_query_prepared(template.label, values)
+        pgconn.send_query_prepared(template.label, values, result_format=Format.BINARY)
         result = yield from _result(connection)
     return _rows(result, known)
 
 
 def _prepare(connection: AnyConnection, known: Known, template: Template) -> PQGen[None]:
     connection.pgconn.send_prepare(template.label, template.text)
-    yield from _result(connection)
+    with suppress(DuplicatePreparedStatement):  # a pooler gave us a server that knows it already
+        yield from _result(connection)
     known.labels.add(template.label)
 
 
@@ -192,6 +203,7 @@ def _rows(result: PGresult, known: Known) -> list[Row]:
     rows: list[Row] = known.transformer.load_rows(
         0, result.ntuples, lambda values: dict(zip(names, values, strict=True))
     )
+    known.transformer.set_pgresult(None)
     return rows
 
 
@@ -199,10 +211,6 @@ def _encoded(parameters: Sequence[str | None], encoding: str) -> list[bytes | No
     if "\x00" in "".join(filter(None, parameters)):
         raise psycopg.DataError("PostgreSQL texts cannot contain NUL (0x00) bytes")
     return [None if value is None else value.encode(encoding) for value in parameters]
-
-
-def _is_in_transaction(connection: AnyConnection) -> bool:
-    return connection.pgconn.transaction_status != TransactionStatus.IDLE
 
 
 def check_open(connection: AnyConnection, query: Query) -> None:

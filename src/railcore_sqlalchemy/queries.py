@@ -122,15 +122,13 @@ def claim(request: Request[Claim]) -> Flow[ClaimOutcome]:
 
 def record(request: Request[Recording]) -> Flow[PaymentExecution | None]:
     """Record one answer; None when somebody knew first."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            (row,) = yield request.alone()
-        except StatementFailed as failed:
-            if not _is_passing(failed):
-                raise _explained(failed, request.item) from failed
-        else:
-            return (yield from _settle_record(request, row))
-    (row,) = yield request.alone()
+    try:
+        (row,) = yield from _patiently(request.alone())
+    except StatementFailed as failed:
+        if failed.sqlstate != _NO_EDGE:
+            raise
+        before, after = request.item.before.status, request.item.after.status
+        raise IllegalTransitionError(before.value, after.value) from failed
     return (yield from _settle_record(request, row))
 
 
@@ -138,32 +136,36 @@ def acquire(
     tenant_id: str, execution_id: object, owner: str, lease_s: float
 ) -> Flow[Acquired | None]:
     """Take a lease that nobody holds."""
-    found = yield _ACQUIRE(
-        {
-            "tenant_id": tenant_id,
-            "execution_id": str(execution_id),
-            "lease_owner": owner,
-            "lease_s": rows.seconds(lease_s),
-        }
+    found = yield from _patiently(
+        _ACQUIRE(
+            {
+                "tenant_id": tenant_id,
+                "execution_id": str(execution_id),
+                "lease_owner": owner,
+                "lease_s": rows.seconds(lease_s),
+            }
+        )
     )
     return Acquired(rows.execution_of(found[0]), rows.instant(found[0]["at"])) if found else None
 
 
 def mark_sent(execution: PaymentExecution, lease_s: float) -> Flow[PaymentExecution | None]:
     """Commit a send mark, for the holder of the lease."""
-    found = yield _MARK_SENT({**_held(execution), "lease_s": rows.seconds(lease_s)})
+    query = _MARK_SENT({**_held(execution), "lease_s": rows.seconds(lease_s)})
+    found = yield from _patiently(query)
     return rows.sent(execution, found[0], lease_s) if found else None
 
 
 def reschedule(execution: PaymentExecution, next_check_s: float) -> Flow[bool]:
     """Give the lease back, for its holder."""
-    found = yield _RESCHEDULE({**_held(execution), "next_check_s": rows.seconds(next_check_s)})
-    return bool(found)
+    query = _RESCHEDULE({**_held(execution), "next_check_s": rows.seconds(next_check_s)})
+    return bool((yield from _patiently(query)))
 
 
 def note(execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft) -> Flow[bool]:
     """Keep a contradiction, once."""
-    (row,) = yield _DISCREPANCY(rows.note_parameters(execution, discrepancy, event))
+    query = _DISCREPANCY(rows.note_parameters(execution, discrepancy, event))
+    (row,) = yield from _patiently(query)
     if row["verdict"] == "unknown":
         raise ExecutionNotFoundError(execution.tenant_id, execution.execution_id)
     return bool(row["verdict"] == "recorded")
@@ -326,6 +328,17 @@ def _items(members: Sequence[Member[Item, Result]]) -> str:
     return rows.items([member.request.parameters for member in members])
 
 
+def _patiently(query: Query) -> Flow[Sequence[Row]]:
+    """Ask up to three times what another transaction was in the way of."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return (yield query)
+        except StatementFailed as failed:
+            if not _is_passing(failed):
+                raise
+    return (yield query)
+
+
 def _settle_claim(request: Request[Claim], row: Row) -> Flow[ClaimOutcome]:
     if row["verdict"] == ClaimVerdict.CLAIMED:
         return ClaimOutcome(ClaimVerdict.CLAIMED, rows.claimed(request.item, row["at"]))
@@ -368,15 +381,9 @@ def _verdict_of(failed: StatementFailed, execution: PaymentExecution) -> str:
 
 
 def _is_passing(failed: StatementFailed) -> bool:
-    """Return whether a record that failed this way may succeed when it is run again."""
+    """Return whether what failed this way may succeed when it is run again."""
     lost_a_race = failed.sqlstate in _LOST_A_RACE or failed.sqlstate == _LOCKED
     return lost_a_race or VERDICT_OF_CONSTRAINT.get(failed.constraint) == _AGAIN
-
-
-def _explained(failed: StatementFailed, recording: Recording) -> RailcoreError:
-    if failed.sqlstate == _NO_EDGE:
-        return IllegalTransitionError(recording.before.status.value, recording.after.status.value)
-    return failed
 
 
 def _in_progress(execution: PaymentExecution) -> InProgressError:

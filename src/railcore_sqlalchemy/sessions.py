@@ -124,15 +124,13 @@ class Joined:
     """Runs statements inside a host's transaction, which the host commits or rolls back."""
 
     connection: sqlalchemy.Connection
-    prepare: bool
 
     @contextmanager
     def open(self) -> Iterator[Ask]:
         """Yield the ``ask`` of the host's connection; each query has a savepoint."""
         driver = cast("psycopg.Connection[Any]", self.connection.connection.driver_connection)
         check_transaction(driver)
-        known = _known(driver, self.connection.info)
-        inner = Driver(driver, known, self.prepare, commits=False)
+        inner = Driver(driver, Known(driver), prepare=False, commits=False)
 
         def ask(query: Query) -> Sequence[Row]:
             savepoint = self.connection.begin_nested()
@@ -153,7 +151,6 @@ class AsyncJoined:
     """The same, asynchronous."""
 
     connection: AsyncConnection
-    prepare: bool
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[AsyncAsk]:
@@ -161,8 +158,7 @@ class AsyncJoined:
         borrowed = await self.connection.get_raw_connection()
         driver = cast("psycopg.AsyncConnection[Any]", borrowed.driver_connection)
         check_transaction(driver)
-        known = _known(driver, borrowed.info)
-        inner = AsyncDriver(driver, known, self.prepare, commits=False)
+        inner = AsyncDriver(driver, Known(driver), prepare=False, commits=False)
 
         async def ask(query: Query) -> Sequence[Row]:
             savepoint = await self.connection.begin_nested()

@@ -58,7 +58,6 @@ class SqlExecutionStore:
         check_driver(engine)
         _check_at_least_one("group", group)
         self._group = group
-        self._prepare = prepare
         self._sessions: Sessions = Borrowed(engine, prepare)
 
     def within(self, connection: sqlalchemy.Connection) -> Self:
@@ -69,7 +68,7 @@ class SqlExecutionStore:
         worker shall send.
         """
         joined = copy.copy(self)
-        joined._sessions = Joined(connection, self._prepare)  # noqa: SLF001 - a copy of us
+        joined._sessions = Joined(connection)  # noqa: SLF001 - a copy of us
         return joined
 
     def verify(self) -> None:
@@ -184,7 +183,6 @@ class AsyncSqlExecutionStore:
         _check_at_least_one("group", group)
         _check_at_least_one("writers", writers)
         self._group = group
-        self._prepare = prepare
         self._sessions: AsyncSessions = AsyncBorrowed(engine, prepare)
         self._claims: GroupCommit[Claim, ClaimOutcome] | None = GroupCommit(
             queries.CLAIMS, self._sessions, group, writers
@@ -201,7 +199,7 @@ class AsyncSqlExecutionStore:
         worker shall send.
         """
         joined = copy.copy(self)
-        joined._sessions = AsyncJoined(connection, self._prepare)  # noqa: SLF001 - a copy of us
+        joined._sessions = AsyncJoined(connection)  # noqa: SLF001 - a copy of us
         joined._claims = joined._records = None  # noqa: SLF001 - as above
         return joined
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -112,7 +113,7 @@ def test_the_hot_statements_are_prepared_once(
     for key in "abc":
         complete(store, claim(store, asked(key, payment_id=key)))
 
-    assert prepared_in(engine) == ["railcore_claim", "railcore_record"]
+    assert prepared_in(engine) == ["claim", "record"]
 
 
 def test_nothing_is_prepared_where_it_must_not(database_url: str) -> None:
@@ -135,12 +136,36 @@ def test_a_host_may_discard_what_is_prepared(
     claim(store, asked("k2", payment_id="invoice-2"))
 
 
+def test_a_pooler_may_change_servers(store: SqlExecutionStore, engine: sqlalchemy.Engine) -> None:
+    claim(store, asked("k1"))
+    borrowed = engine.raw_connection()
+    borrowed.info.clear()  # another server of a pooler, which somebody else has prepared it on
+    borrowed.close()
+
+    claim(store, asked("k2", payment_id="invoice-2"))
+
+    assert prepared_in(engine) == ["claim"]
+
+
+def test_how_a_host_reads_its_rows_is_its_own(database_url: str) -> None:
+    options = f"{TIMEOUTS} -c timezone=Asia/Riyadh -c datestyle=SQL,DMY -c bytea_output=escape"
+    engine = engine_of(database_url, options, json_deserializer=lambda _: "the host's")
+    store = SqlExecutionStore(engine)
+
+    claimed = claim(store, asked("k1", metadata={"a": "b"}))
+
+    assert store.find(TENANT, "k1") == claimed
+    assert claimed.created_at is not None
+    assert claimed.created_at.utcoffset() == timedelta(0)
+    engine.dispose()
+
+
 def prepared_in(engine: sqlalchemy.Engine) -> list[str]:
     with engine.begin() as connection:
         names = connection.exec_driver_sql(
             "select name from pg_prepared_statements where name like 'railcore%%' order by name"
         )
-        return list(names.scalars())
+        return [name.removeprefix("railcore_").rpartition("_")[0] for name in names.scalars()]
 
 
 def test_only_psycopg_is_spoken() -> None:
