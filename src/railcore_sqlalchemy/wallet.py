@@ -57,7 +57,6 @@ class SqlWalletRepository:
 
     def __init__(self, engine: sqlalchemy.Engine, *, prepare: bool = True) -> None:
         check_driver(engine)
-        self._prepare = prepare
         self._sessions: Sessions = Borrowed(engine, prepare)
 
     def within(self, connection: sqlalchemy.Connection) -> Self:
@@ -68,7 +67,7 @@ class SqlWalletRepository:
         transfers have happened when they return.
         """
         joined = copy.copy(self)
-        joined._sessions = Joined(connection, self._prepare)  # noqa: SLF001 - a copy
+        joined._sessions = Joined(connection)  # noqa: SLF001 - a copy
         return joined
 
     def open_account(self, account: WalletAccount, /) -> bool:
@@ -116,7 +115,6 @@ class AsyncSqlWalletRepository:
 
     def __init__(self, engine: AsyncEngine, *, prepare: bool = True) -> None:
         check_driver(engine)
-        self._prepare = prepare
         self._sessions: AsyncSessions = AsyncBorrowed(engine, prepare)
 
     def within(self, connection: AsyncConnection) -> Self:
@@ -127,7 +125,7 @@ class AsyncSqlWalletRepository:
         transfers have happened when they return.
         """
         joined = copy.copy(self)
-        joined._sessions = AsyncJoined(connection, self._prepare)  # noqa: SLF001 - a copy
+        joined._sessions = AsyncJoined(connection)  # noqa: SLF001 - a copy
         return joined
 
     async def open_account(self, account: WalletAccount, /) -> bool:
