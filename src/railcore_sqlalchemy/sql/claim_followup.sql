@@ -31,7 +31,7 @@ with k as materialized (
     case when :sent::boolean then now() end,
     now() + make_interval(secs => :check_after_s::float8), 0, now(), :request::json
   from h where refusal is null and :operation::text in ('capture', 'void', 'refund')
-  on conflict do nothing
+  on conflict (tenant_id, idempotency_key) do nothing
   returning tenant_id, operation, amount_minor
 ), p as (
   update railcore_payment head set

@@ -186,71 +186,73 @@ begin
     message = format('new row for relation "%s" violates check constraint "%s"', relation, rule);
 end $$;
 
+-- Each guard asks first, in one expression, whether the row is lawful: plpgsql prepares every expression anew in every
+-- transaction. Only what is not lawful is looked at closer, to say why.
 create function railcore_execution_insert() returns trigger language plpgsql as $$
 begin
-  if new.version <> 1 or new.status <> 'processing' or new.pending_reason is not null or new.failure_code is not null then
+  if new.version = 1 and new.status = 'processing' and new.pending_reason is null and new.failure_code is null
+     and new.amount_minor > 0 and new.operation in ('charge', 'authorize', 'capture', 'void', 'refund')
+     and length(new.idempotency_key) between 1 and 255 and new.idempotency_key !~ '[^\x21-\x7e]'
+     and octet_length(new.fingerprint) = 32 and (new.send_count = 0) = (new.first_sent_at is null) then
+    return new;
+  elsif new.version <> 1 or new.status <> 'processing' or new.pending_reason is not null or new.failure_code is not null then
     raise exception 'an execution starts as version 1, processing' using errcode = 'RC002';
-  elsif new.amount_minor <= 0 then
-    perform railcore_violates('railcore_execution', 'amount_is_positive');
-  elsif length(new.idempotency_key) not between 1 and 255 or new.idempotency_key ~ '[^\x21-\x7e]' then
-    perform railcore_violates('railcore_execution', 'key_is_printable');
-  elsif octet_length(new.fingerprint) <> 32 then
-    perform railcore_violates('railcore_execution', 'fingerprint_is_sha256');
-  elsif new.operation not in ('charge', 'authorize', 'capture', 'void', 'refund') then
-    perform railcore_violates('railcore_execution', 'operation_is_known');
-  elsif (new.send_count = 0) <> (new.first_sent_at is null) then
-    perform railcore_violates('railcore_execution', 'sends_are_dated');
   end if;
-  return new;
+  perform railcore_violates('railcore_execution', case
+    when new.amount_minor <= 0 then 'amount_is_positive'
+    when new.operation not in ('charge', 'authorize', 'capture', 'void', 'refund') then 'operation_is_known'
+    when octet_length(new.fingerprint) <> 32 then 'fingerprint_is_sha256'
+    when (new.send_count = 0) <> (new.first_sent_at is null) then 'sends_are_dated'
+    else 'key_is_printable' end);
 end $$;
 
 -- The edges are those of railcore_edge, written out so that no table of that name on another search_path is asked.
 create function railcore_execution_update() returns trigger language plpgsql as $$
 begin
-  if old.status in ('completed', 'failed') then
+  if new.version = old.version + 1 and old.status in ('processing', 'pending')
+     and new.status in ('pending', 'completed', 'failed')
+     and (new.status = 'pending') = (new.pending_reason is not null)
+     and (new.status = 'failed') = (new.failure_code is not null)
+     and new.lease_token >= old.lease_token and new.send_count >= old.send_count
+     and (new.send_count = 0) = (new.first_sent_at is null) then
+    return new;
+  elsif old.status in ('completed', 'failed') then
     raise exception 'execution % is %: a finished execution never changes', old.execution_id, old.status using errcode = 'RC002';
   elsif new.lease_token < old.lease_token or new.send_count < old.send_count then
     raise exception 'lease_token and send_count only go up' using errcode = 'RC001';
+  elsif (new.send_count = 0) <> (new.first_sent_at is null) then
+    perform railcore_violates('railcore_execution', 'sends_are_dated');
   elsif new.version = old.version then
-    if new.status <> old.status or new.pending_reason is distinct from old.pending_reason
-       or new.failure_code is distinct from old.failure_code or new.cause_code is distinct from old.cause_code
-       or new.settled_minor is distinct from old.settled_minor then
+    if (new.status, new.pending_reason, new.failure_code, new.cause_code, new.settled_minor)
+       is distinct from (old.status, old.pending_reason, old.failure_code, old.cause_code, old.settled_minor) then
       raise exception 'a change of state needs version %', old.version + 1 using errcode = 'RC002';
     end if;
+    return new;
   elsif new.version <> old.version + 1 or new.status not in ('pending', 'completed', 'failed') then
     raise exception 'no edge from % (version %) to % (version %)', old.status, old.version, new.status, new.version
       using errcode = 'RC002';
-  elsif (new.status = 'pending') <> (new.pending_reason is not null) then
-    perform railcore_violates('railcore_execution', 'pending_says_why');
-  elsif (new.status = 'failed') <> (new.failure_code is not null) then
-    perform railcore_violates('railcore_execution', 'failed_says_why');
   end if;
-  if (new.send_count = 0) <> (new.first_sent_at is null) then
-    perform railcore_violates('railcore_execution', 'sends_are_dated');
-  end if;
-  return new;
+  perform railcore_violates('railcore_execution', case
+    when (new.status = 'pending') <> (new.pending_reason is not null) then 'pending_says_why' else 'failed_says_why' end);
 end $$;
 
 create function railcore_payment_guard() returns trigger language plpgsql as $$
 begin
-  if tg_op = 'INSERT' then
-    if new.seq <> 1 then
-      raise exception 'a payment starts with seq 1, not %', new.seq using errcode = 'RC003';
-    end if;
-  elsif new.seq <> old.seq + 1 then
-    raise exception 'seq of a payment goes from % to %, not to %', old.seq, old.seq + 1, new.seq using errcode = 'RC003';
+  if (tg_op = 'INSERT' and new.seq = 1 or tg_op = 'UPDATE' and new.seq = old.seq + 1)
+     and new.charging + new.authorized - new.voided <= new.due_minor
+     and new.captured + new.capturing + new.voided + new.voiding <= new.authorized
+     and new.refunded + new.refunding <= new.captured
+     and least(new.charging, new.authorized, new.capturing, new.captured,
+               new.voiding, new.voided, new.refunding, new.refunded) >= 0 then
+    return new;
+  elsif tg_op = 'INSERT' and new.seq <> 1 or tg_op = 'UPDATE' and new.seq <> old.seq + 1 then
+    raise exception 'seq of payment % goes up by one, from 1: not to %', new.payment_id, new.seq using errcode = 'RC003';
   end if;
-  if new.charging + new.authorized - new.voided > new.due_minor then
-    perform railcore_violates('railcore_payment', 'due_limit');
-  elsif new.captured + new.capturing + new.voided + new.voiding > new.authorized then
-    perform railcore_violates('railcore_payment', 'capture_limit');
-  elsif new.refunded + new.refunding > new.captured then
-    perform railcore_violates('railcore_payment', 'refund_limit');
-  elsif least(new.charging, new.authorized, new.capturing, new.captured,
-              new.voiding, new.voided, new.refunding, new.refunded) < 0 then
-    perform railcore_violates('railcore_payment', 'sums_not_negative');
-  end if;
-  return new;
+  perform railcore_violates('railcore_payment', case
+    when new.charging + new.authorized - new.voided > new.due_minor then 'due_limit'
+    when new.captured + new.capturing + new.voided + new.voiding > new.authorized then 'capture_limit'
+    when new.refunded + new.refunding > new.captured then 'refund_limit'
+    else 'sums_not_negative' end);
 end $$;
 
 create trigger execution_insert before insert on railcore_execution
