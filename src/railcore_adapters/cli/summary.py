@@ -136,8 +136,8 @@ def kind_of(answer: Answer) -> str:
     )
 
 
-def as_json(summary: Summary) -> dict[str, object]:
-    """Return *summary* for programs."""
+def as_json(summary: Summary, exit_status: int) -> dict[str, object]:
+    """Return *summary* for programs, with what the command ends with."""
     return {
         "lines": len(summary.answers) + len(summary.bad_lines),
         "bad_lines": [attrs.asdict(bad) for bad in summary.bad_lines],
@@ -160,7 +160,7 @@ def as_json(summary: Summary) -> dict[str, object]:
             {**attrs.asdict(promise), "is_kept": promise.is_kept} for promise in summary.promises
         ],
         "took_s": round(summary.took_s, 3),
-        "exit_status": summary.exit_status,
+        "exit_status": exit_status,
     }
 
 
