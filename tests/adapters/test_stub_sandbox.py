@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from railcore.clock import Deadline, SystemClock
+from railcore.driven import AsyncDrivenRail, DrivenRail
 from railcore.enums import PaymentRail, PendingReason
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
@@ -17,7 +18,6 @@ from railcore.http import HttpRequest, HttpResponse
 from railcore.money import USD, Currency, Money
 from railcore.ports import AsyncRail, FlowRail, Rail
 from railcore.rails.card_psp import CardPspRail
-from railcore.driven import AsyncDrivenRail, DrivenRail
 from railcore.rails.open_banking import OpenBankingPaymentRail
 from railcore.redaction import Secret
 from railcore.results import NextActionKind, RailResult, ResultStatus

@@ -17,9 +17,9 @@ from psycopg import errors
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from railcore.clock import Deadline
+from railcore.driven import AsyncDrivenRail
 from railcore.errors import InProgressError, MisconfiguredError, StoreError
 from railcore.money import SAR, Money
-from railcore.driven import AsyncDrivenRail
 from railcore.rails.wallet import WalletRail
 from railcore.testing.contracts.wallet import Books, posting, race, releasing
 from railcore.wallet import (
