@@ -158,6 +158,16 @@ def test_the_tables_fit_a_log_of_100_columns(desk: Desk) -> None:
     assert "\x1b" not in result.stdout
 
 
+def test_an_answer_that_names_another_amount_is_kept_for_review(
+    desk: Desk, railcore_sandbox: Sandbox
+) -> None:
+    result = desk.run(row(1, instrument_token="tok_wrong_amount"))
+
+    assert result.exit_code == 0
+    assert "1 contradiction" in result.stdout
+    assert len(railcore_sandbox.ledger.charges) == 1
+
+
 def test_a_broken_promise_ends_it_with_3(desk: Desk, railcore_sandbox: Sandbox) -> None:
     desk.run(row(1))
     railcore_sandbox.ledger.add(railcore_sandbox.ledger.charges[0])

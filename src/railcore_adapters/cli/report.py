@@ -230,7 +230,11 @@ def _answers(summary: Summary) -> Text:
         said.append(f"{refused:,} were refused")
     if bad:
         said.append(f"{bad:,} could not be read")
-    return Text("; ".join(said) + ".")
+    told = "; ".join(said) + "."
+    if found := summary.books.discrepancies:
+        words = "1 contradiction" if found == 1 else f"{found:,} contradictions"
+        told += f"\n{words} (another amount, a second answer) changed nothing; kept for review."
+    return Text(told)
 
 
 def _table(title: str, *columns: str) -> Table:
