@@ -2,14 +2,14 @@
 Keeping card numbers and secrets out of everything that is stored, logged or announced.
 
 Card numbers are runs of 13 to 19 digits that pass the Luhn check (ISO/IEC 7812-1), alone or with
-blanks, dots or dashes between groups. They are masked to the first six and the last four digits,
-which PCI DSS 3.4.1 allows to be shown. UUIDs and long hexadecimal identifiers are spared: now and
-then their digits pass the check by chance.
+blanks, dots or dashes between groups, whatever number stands beside them. They are masked to the
+first six and the last four digits, which PCI DSS 3.4.1 allows to be shown. UUIDs and long
+hexadecimal identifiers are spared: now and then their digits pass the check by chance.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from typing_extensions import override
@@ -20,7 +20,9 @@ _IDENTIFIER = (
     r"\b[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\b"
     r"|\b(?=\d*[A-Fa-f])[0-9A-Fa-f]{24,}\b"
 )
-_CANDIDATE = re.compile(rf"{_IDENTIFIER}|(?<!\d)(?P<card>\d(?:[ .\-]?\d){{12,18}})(?!\d)")
+_CANDIDATE = re.compile(rf"{_IDENTIFIER}|(?<!\d)(?P<digits>\d(?:[ .\-]?\d){{12,}})")
+_GROUP = re.compile(r"\d+")
+_LEAST_DIGITS, _MOST_DIGITS = 13, 19
 _STANDING_ALONE = re.compile(
     r"(?<![0-9A-Za-z])(?<!\d[ .\-])\d(?:[ .\-]?\d){12,18}(?![0-9A-Za-z])(?![ .\-]\d)"
 )
@@ -45,8 +47,8 @@ def passes_luhn(digits: str) -> bool:
 
 def holds_card_number(text: str) -> bool:
     """Return whether *text* contains something that could be a card number."""
-    cards = (found["card"] for found in _CANDIDATE.finditer(text))
-    return any(card is not None and passes_luhn(_digits(card)) for card in cards)
+    runs = (found["digits"] for found in _CANDIDATE.finditer(text))
+    return any(run is not None and any(_cards_in(run)) for run in runs)
 
 
 def masked(text: str) -> str:
@@ -56,7 +58,10 @@ def masked(text: str) -> str:
     >>> masked("card 4111 1111 1111 1111 declined")
     'card 411111******1111 declined'
     """
-    return _CANDIDATE.sub(_mask_unless_spared, text)
+    safe = _CANDIDATE.sub(_mask_unless_spared, text)
+    while safe != text:  # what is left of one could be a card number together with what was beside
+        text, safe = safe, _CANDIDATE.sub(_mask_unless_spared, safe)
+    return safe
 
 
 def masked_reference(text: str) -> str:
@@ -140,13 +145,44 @@ def _digits(text: str) -> str:
 
 
 def _mask_unless_spared(found: re.Match[str]) -> str:
-    return found.group() if found["card"] is None else _mask(found)
+    return found.group() if found["digits"] is None else _without_cards(found["digits"])
+
+
+def _without_cards(run: str) -> str:
+    """Return groups of digits with those masked that are a card number together."""
+    safe, done = list[str](), 0
+    for start, stop in _cards_in(run):
+        safe += run[done:start], _stars(_digits(run[start:stop]))
+        done = stop
+    return "".join([*safe, run[done:]])
+
+
+def _cards_in(run: str) -> Iterator[tuple[int, int]]:
+    """
+    Yield where groups of digits hold card numbers, each the longest that begins there.
+
+    Numbers beside it (an expiry date, a counter) hide nothing.
+    """
+    groups, done = [found.span() for found in _GROUP.finditer(run)], 0
+    for place, (start, _) in enumerate(groups):
+        stops = [stop for _, stop in groups[place : place + _MOST_DIGITS] if start >= done]
+        stop = next((stop for stop in reversed(stops) if _is_card(run[start:stop])), None)
+        if stop is not None:
+            yield start, stop
+            done = stop
+
+
+def _is_card(run: str) -> bool:
+    digits = _digits(run)
+    return _LEAST_DIGITS <= len(digits) <= _MOST_DIGITS and passes_luhn(digits)
 
 
 def _mask(found: re.Match[str]) -> str:
     digits = _digits(found.group())
-    if not passes_luhn(digits):
-        return found.group()
+    return _stars(digits) if passes_luhn(digits) else found.group()
+
+
+def _stars(digits: str) -> str:
     return digits[:6] + "*" * (len(digits) - 10) + digits[-4:]
 
 
