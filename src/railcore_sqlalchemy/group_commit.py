@@ -45,15 +45,15 @@ class GroupCommit(Generic[Item, Result]):
     size: int
     writers: int
     _waiting: deque[Member[Item, Result]] = attrs.field(factory=deque, init=False)
-    _tasks: set[asyncio.Task[None]] = attrs.field(factory=set, init=False)
-    _at_work: int = attrs.field(default=0, init=False)
+    _at_work: list[asyncio.Task[None]] = attrs.field(factory=list, init=False)
 
     async def submit(self, request: Request[Item]) -> Result:
         """Return what became of *request*, once it is committed or refused."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
         member: Member[Item, Result] = Member(request, _Reply(future))
+        self._hire(loop)
         self._waiting.append(member)
-        self._hire()
         try:
             return await future
         except asyncio.CancelledError:
@@ -61,26 +61,28 @@ class GroupCommit(Generic[Item, Result]):
                 self._waiting.remove(member)
             raise
 
-    def _hire(self) -> None:
-        if self._at_work < self.writers:
-            self._at_work += 1
-            task = asyncio.create_task(self._work())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _hire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have one more write, up to ``writers``; one is done in the step in which it leaves."""
+        if any(task.get_loop() is not loop for task in self._at_work):
+            self._at_work.clear()  # an event loop that is gone took its callers along
+            self._waiting.clear()
+        self._at_work = [task for task in self._at_work if not task.done()]
+        if len(self._at_work) < self.writers:
+            self._at_work.append(loop.create_task(self._work()))
 
     async def _work(self) -> None:
-        """Write until nobody waits; leaving is counted before anybody else can run."""
         try:
             while self._waiting:
                 await self._write()
         except StoreError as error:
-            if self._at_work == 1:
+            if self._is_last():
                 self._fail(error)
         except BaseException:
             self._fail(StoreError(_ENDED, may_have_committed=False))
             raise
-        finally:
-            self._at_work -= 1
+
+    def _is_last(self) -> bool:
+        return sum(not task.done() for task in self._at_work) == 1
 
     async def _write(self) -> None:
         batch: Sequence[Member[Item, Result]] = ()

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
@@ -25,8 +27,10 @@ from railcore.testing.contracts.execution_store import (
     recording_of,
     success_of,
 )
-from railcore_sqlalchemy import group_commit
+from railcore_sqlalchemy import group_commit, queries
 from railcore_sqlalchemy.driver import AsyncDriver, Query
+from railcore_sqlalchemy.group_commit import GroupCommit
+from railcore_sqlalchemy.queries import Request
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
 from tests.sqlalchemy.bystander import another, terminate_who_waits
 
@@ -274,6 +278,41 @@ async def test_a_defect_leaves_nobody_waiting_for_ever(
 
     assert [getattr(one, "may_have_committed", None) for one in outcomes] == [True] * 3
     assert (await store.claim(claim_of(asked("k1")))).verdict is ClaimVerdict.CLAIMED
+
+
+class NoDatabase:
+    """Claims what it is asked to; the first session never opens."""
+
+    opened = 0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Any]:
+        self.opened += 1
+        if self.opened == 1:
+            await asyncio.Event().wait()
+
+        async def ask(query: Query) -> Sequence[Any]:
+            assert query.template.name == "claim"
+            return [{"verdict": "claimed", "seq": 1, "at": datetime.now(UTC)}]
+
+        yield ask
+
+
+def test_a_store_outlives_an_event_loop() -> None:
+    group = GroupCommit(queries.CLAIMS, NoDatabase(), size=64, writers=1)
+
+    async def left_behind() -> None:
+        callers = [asyncio.create_task(group.submit(request(one))) for one in apart(4)]
+        await asyncio.wait(callers, timeout=0.01)
+
+    async def claimed() -> ClaimOutcome:
+        return await asyncio.wait_for(group.submit(request(asked("k9"))), 5)
+
+    def request(context: PaymentContext) -> Request[Claim]:
+        return queries.claim_request(claim_of(context))
+
+    asyncio.run(left_behind())
+    assert asyncio.run(claimed()).verdict is ClaimVerdict.CLAIMED
 
 
 # Lists ------------------------------------------------------------------------------------------
