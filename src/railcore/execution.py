@@ -1,6 +1,6 @@
 """One money-moving operation as it is stored, and the payment that several of them add up to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final
@@ -250,3 +250,50 @@ class PaymentView:
                 return self.capturable_minor
             case Operation.REFUND:
                 return self.refundable_minor
+
+
+def available_of(
+    parent: PaymentExecution, operation: Operation, executions: Iterable[PaymentExecution]
+) -> int:
+    """
+    Return how much *operation* may still ask of *parent* itself, doubt counted.
+
+    The payment's own limit is beside this one: of two authorizations of a payment each gives no
+    more than it holds, and no charge gives back what another one collected.
+
+    Args:
+        executions: All executions of the payment.
+    """
+    alive = [one for one in executions if one.status is not ExecutionStatus.FAILED]
+    if operation is not Operation.REFUND:
+        taken = (one for one in alive if one.context.parent_execution_id == parent.execution_id)
+        return parent.money.amount_minor - _total(
+            one for one in taken if one.operation in {Operation.CAPTURE, Operation.VOID}
+        )
+    own = _refundable(parent.money.amount_minor, {parent.execution_id}, alive)
+    if parent.operation is Operation.CHARGE:
+        return own
+    is_root = parent.operation is Operation.AUTHORIZE
+    root_id = parent.execution_id if is_root else parent.context.parent_execution_id
+    captures = [
+        one
+        for one in alive
+        if one.operation is Operation.CAPTURE
+        and one.status is ExecutionStatus.COMPLETED
+        and one.context.parent_execution_id == root_id
+    ]
+    names = {root_id, *(one.execution_id for one in captures)}
+    return min(own, _refundable(_total(captures), names, alive))
+
+
+def _refundable(
+    captured_minor: int, names: set[UUID | None], alive: Iterable[PaymentExecution]
+) -> int:
+    refunds = (one for one in alive if one.operation is Operation.REFUND)
+    return captured_minor - _total(
+        one for one in refunds if one.context.parent_execution_id in names
+    )
+
+
+def _total(executions: Iterable[PaymentExecution]) -> int:
+    return sum(one.money.amount_minor for one in executions)

@@ -6,7 +6,7 @@ only what is idempotent and only after a lookup, R4 when silence proves somethin
 facts end an execution.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -16,7 +16,7 @@ import attrs
 from railcore import _checks
 from railcore.clock import Deadline
 from railcore.context import PaymentContext
-from railcore.enums import ExecutionStatus, Idempotency, PaymentRail, PendingReason
+from railcore.enums import ExecutionStatus, Idempotency, Operation, PaymentRail, PendingReason
 from railcore.errors import (
     CurrencyMismatchError,
     ExecutionNotFoundError,
@@ -30,7 +30,7 @@ from railcore.errors import (
     UnsupportedOperationError,
 )
 from railcore.events import draft_event
-from railcore.execution import PaymentExecution, PaymentView
+from railcore.execution import PaymentExecution, PaymentView, available_of
 from railcore.failures import FailureCategory, PaymentFailureCode, UnknownCause
 from railcore.lifecycle import Decision, Fact, FactSource, evolve
 from railcore.ports import Clock, Observer, RouteResolver
@@ -130,10 +130,18 @@ class Kernel:
         return self._plan(context, resolution.route, resolution.trace, head_seq=None)
 
     def plan_follow_up(
-        self, context: PaymentContext, parent: PaymentExecution | None, payment: PaymentView | None
+        self,
+        context: PaymentContext,
+        parent: PaymentExecution | None,
+        payment: PaymentView | None,
+        executions: Sequence[PaymentExecution],
     ) -> Plan:
         """
         Return what to claim for a capture, void or refund: on the route that the parent took.
+
+        Args:
+            executions: All of the payment, read after *payment*: what has been added since moves
+                the payment's ``seq``, which refuses the claim.
 
         Raises:
             RefusedError: The parent or the payment does not allow it. Nothing was sent or stored.
@@ -149,9 +157,15 @@ class Kernel:
                 f"{context.operation} of an execution that is {parent.status}",
                 "completed executions",
             )
+        if parent.operation not in _PARENTS[context.operation]:
+            raise UnsupportedOperationError(
+                parent.provider,
+                f"{context.operation} of a {parent.operation}",
+                ", ".join(sorted(_PARENTS[context.operation])),
+            )
         route = self._route_of(parent)
         route.check(context)
-        self._check_limits(context, payment)
+        self._check_limits(context, payment, parent, executions)
         return self._plan(context, route, (f"the parent's route: {route}",), head_seq=payment.seq)
 
     def send_by(self, timing: TimingBounds) -> Deadline:
@@ -329,10 +343,19 @@ class Kernel:
             capabilities=self.capabilities(parent),
         )
 
-    def _check_limits(self, context: PaymentContext, payment: PaymentView) -> None:
-        if payment.currency.code != context.money.currency.code:
+    def _check_limits(
+        self,
+        context: PaymentContext,
+        payment: PaymentView,
+        parent: PaymentExecution,
+        executions: Sequence[PaymentExecution],
+    ) -> None:
+        if parent.money.currency != context.money.currency:
             raise CurrencyMismatchError(context.payment_id, context.money.currency.code)
-        available = payment.available_minor(context.operation)
+        available = min(
+            payment.available_minor(context.operation),
+            available_of(parent, context.operation, executions),
+        )
         if context.money.amount_minor > available:
             raise LimitExceededError(
                 context.payment_id, context.operation, context.money.amount_minor, available
@@ -363,6 +386,13 @@ class Kernel:
             result=RailResult.unknown(cause), source=FactSource.KERNEL, phase=execution.phase
         )
 
+
+_PARENTS: Final[Mapping[Operation, frozenset[Operation]]] = {
+    Operation.CAPTURE: frozenset({Operation.AUTHORIZE}),
+    Operation.VOID: frozenset({Operation.AUTHORIZE}),
+    Operation.REFUND: frozenset({Operation.CHARGE, Operation.AUTHORIZE, Operation.CAPTURE}),
+}
+"""What a follow-up may act on: a refund of a refund would take the money again."""
 
 _WAITS_FOR_PEOPLE: Final = frozenset({PendingReason.AWAITING_FUNDS, PendingReason.MANUAL_REVIEW})
 

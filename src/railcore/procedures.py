@@ -160,7 +160,10 @@ class Procedures:
             return self.kernel.plan(context)
         parent = yield from ask(lambda: self.store.get(context.tenant_id, parent_id))
         payment = yield from ask(lambda: self.store.payment(context.tenant_id, context.payment_id))
-        return self.kernel.plan_follow_up(context, parent, payment)
+        executions = yield from ask(
+            lambda: self.store.executions(context.tenant_id, context.payment_id)
+        )
+        return self.kernel.plan_follow_up(context, parent, payment, executions)
 
     def _send_again(self, execution: PaymentExecution) -> Procedure[PaymentExecution]:
         send_by = self.kernel.send_by(self.kernel.capabilities(execution).timing)

@@ -34,7 +34,7 @@ from railcore.events import EventType
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import DiscrepancyKind
-from railcore.money import SAR, USD, Money
+from railcore.money import SAR, USD, Currency, Money
 from railcore.observability import ExecutionObserved, RailObserved
 from railcore.results import RailResult
 from railcore.routing import ConfigDrivenRouteResolver, Resolution
@@ -49,7 +49,7 @@ from tests.core.hosts import (
     run,
     succeed,
 )
-from tests.core.made import CAPABLE, ID, context
+from tests.core.made import ASKED, CAPABLE, ID, context
 
 PROCESSING, PENDING = ExecutionStatus.PROCESSING, ExecutionStatus.PENDING
 COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
@@ -823,6 +823,67 @@ def test_a_charge_is_refunded_in_parts_up_to_what_was_captured(host: Host) -> No
 
     with pytest.raises(LimitExceededError, match="0 minor units available"):
         host.execute(refund(parent, "r9", money=Money(1, SAR)))
+
+
+def test_a_refund_is_never_refunded(host: Host) -> None:
+    first = host.execute(refund(host.execute(context()), money=Money(500, SAR)))
+
+    with pytest.raises(UnsupportedOperationError, match="refund of a refund"):
+        host.execute(refund(first, "r2", money=Money(500, SAR)))
+
+
+@pytest.mark.parametrize("operation", [Operation.CAPTURE, Operation.VOID])
+def test_only_an_authorization_is_captured_or_voided(host: Host, operation: Operation) -> None:
+    host.execute(context(operation=Operation.AUTHORIZE, due=Money(2500, SAR)))
+    charge = host.execute(context(idempotency_key="key-2", due=Money(2500, SAR)))
+
+    with pytest.raises(UnsupportedOperationError, match=f"{operation} of a charge"):
+        host.execute(refund(charge, operation=operation))
+
+
+def test_no_charge_gives_back_what_another_one_collected(host: Host) -> None:
+    first = host.execute(context(money=Money(250, SAR), due=ASKED))
+    host.execute(context(idempotency_key="key-2", money=Money(1000, SAR), due=ASKED))
+
+    with pytest.raises(LimitExceededError, match="250 minor units available"):
+        host.execute(refund(first, money=Money(251, SAR)))
+    host.execute(refund(first, money=Money(200, SAR)))
+    with pytest.raises(LimitExceededError, match="50 minor units available"):
+        host.execute(refund(first, "r2", money=Money(51, SAR)))
+
+
+def test_no_authorization_gives_more_than_it_holds(host: Host) -> None:
+    first, second = (
+        host.execute(
+            context(operation=Operation.AUTHORIZE, idempotency_key=key, due=Money(2500, SAR))
+        )
+        for key in ("a1", "a2")
+    )
+    host.execute(refund(first, "c1", operation=Operation.CAPTURE, money=Money(1000, SAR)))
+
+    for operation in (Operation.CAPTURE, Operation.VOID):
+        with pytest.raises(LimitExceededError, match="250 minor units available"):
+            host.execute(refund(first, "c2", operation=operation, money=Money(251, SAR)))
+    with pytest.raises(LimitExceededError, match="0 minor units available"):
+        host.execute(refund(second, "r1", money=Money(1, SAR)))
+
+
+def test_a_capture_and_its_authorization_are_refunded_once(host: Host) -> None:
+    held = host.execute(context(operation=Operation.AUTHORIZE))
+    captured = host.execute(refund(held, "c1", operation=Operation.CAPTURE))
+    host.execute(refund(captured, "r1", money=Money(1000, SAR)))
+
+    for parent in (held, captured):
+        with pytest.raises(LimitExceededError, match="250 minor units available"):
+            host.execute(refund(parent, "r2", money=Money(251, SAR)))
+    assert host.execute(refund(held, "r2", money=Money(250, SAR))).status is COMPLETED
+
+
+def test_a_refund_counts_in_the_units_of_what_it_gives_back(host: Host) -> None:
+    parent = host.execute(context(money=Money(1250, Currency("KWD", 3))))
+
+    with pytest.raises(CurrencyMismatchError):
+        host.execute(refund(parent, money=Money(1250, Currency("KWD", 2))))
 
 
 def test_a_refund_in_doubt_counts(host: Host) -> None:

@@ -482,7 +482,7 @@ def test_a_claim_is_unsent_news_of_version_one() -> None:
 
 def test_a_follow_up_takes_the_parents_route() -> None:
     parent = attrs.evolve(COMPLETED, account="old-account")
-    plan = kernel().plan_follow_up(refund(), parent, payment())
+    plan = kernel().plan_follow_up(refund(), parent, payment(), ())
 
     assert plan.claim.execution.account == "old-account"
     assert plan.claim.head_seq == 2
@@ -502,7 +502,7 @@ def test_only_a_completed_parent_is_followed(
     parent = execution(status=status, **changes)
 
     with pytest.raises(UnsupportedOperationError, match=str(status)):
-        kernel().plan_follow_up(refund(), parent, payment())
+        kernel().plan_follow_up(refund(), parent, payment(), ())
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_a_parent_of_another_payment_is_not_found(
     parent: PaymentExecution | None, view: PaymentView | None
 ) -> None:
     with pytest.raises(ExecutionNotFoundError, match=str(ID)):
-        kernel().plan_follow_up(refund(), parent, view)
+        kernel().plan_follow_up(refund(), parent, view, ())
 
 
 @pytest.mark.parametrize(
@@ -535,22 +535,22 @@ def test_money_in_doubt_counts_against_the_limit(
 ) -> None:
     asked = refund(money=Money(amount, SAR))
     if allowed:
-        kernel().plan_follow_up(asked, COMPLETED, view)
+        kernel().plan_follow_up(asked, COMPLETED, view, ())
     else:
         with pytest.raises(LimitExceededError, match="amounts in doubt counted"):
-            kernel().plan_follow_up(asked, COMPLETED, view)
+            kernel().plan_follow_up(asked, COMPLETED, view, ())
 
 
 def test_a_follow_up_stays_in_the_payments_currency() -> None:
     with pytest.raises(CurrencyMismatchError, match="USD"):
-        kernel().plan_follow_up(refund(money=Money(1, USD)), COMPLETED, payment())
+        kernel().plan_follow_up(refund(money=Money(1, USD)), COMPLETED, payment(), ())
 
 
 def test_a_follow_up_that_the_rail_cannot_do_is_refused() -> None:
     plain = without(operations=frozenset({Operation.CHARGE}))
 
     with pytest.raises(UnsupportedOperationError, match="refund"):
-        kernel(plain).plan_follow_up(refund(), COMPLETED, payment())
+        kernel(plain).plan_follow_up(refund(), COMPLETED, payment(), ())
 
 
 def test_a_rail_that_is_gone_is_named() -> None:
