@@ -233,7 +233,7 @@ class Procedures:
                 if fact.is_own_try and fresh.lease.token != lease.token:
                     return fresh
                 execution = attrs.evolve(fresh, lease=lease)
-        except (StoreError, InProgressError) as error:
+        except (StoreError, InProgressError, ExecutionNotFoundError) as error:
             raise OutcomeUnknownError(execution.tenant_id, execution.execution_id) from error
 
     def _note(self, execution: PaymentExecution, decision: Decision) -> Procedure[None]:

@@ -116,6 +116,11 @@ class FaultyStore(InMemoryExecutionStore):
         self.before_mark()
         return super().mark_sent(execution, lease_s)
 
+    def forget(self) -> None:
+        """Lose every execution, as a failover does that loses the last commits."""
+        self._executions.clear()
+        self._ids.clear()
+
 
 def nothing() -> None:
     """Do nothing."""

@@ -642,6 +642,14 @@ def test_an_outcome_that_could_not_be_recorded_is_unknown_to_the_caller(
     assert len(host.rail.sent) == 1
 
 
+def test_an_answer_to_a_claim_that_the_database_lost_is_unknown_to_the_caller(host: Host) -> None:
+    host.store.before_record = host.store.forget
+
+    with pytest.raises(OutcomeUnknownError):
+        host.execute(context())
+    assert len(host.rail.sent) == 1
+
+
 def test_a_claim_that_was_not_stored_sends_nothing_and_may_be_repeated(host: Host) -> None:
     host.store.before_claim = raises(lost(may_have_committed=False))
     with pytest.raises(StoreError):
