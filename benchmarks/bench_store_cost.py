@@ -1,7 +1,7 @@
 """
 What a payment costs this process: CPU of claim and record through the stores, server excluded.
 
-Run it as ``python benchmarks/store_cost.py [ROUNDS]`` with the extras ``sqlalchemy`` and
+Run it as ``python benchmarks/bench_store_cost.py [ROUNDS]`` with the extras ``sqlalchemy`` and
 ``embedded`` installed, or with ``RAILCORE_DATABASE_URL`` naming an empty database. Requests are
 built beforehand; encoding them, the driver, the pool and the values that come back are counted. The
 least of the rounds is the figure: the median follows what else the machine does.
