@@ -107,7 +107,7 @@ event = Table(
     _json("payload"),
     PrimaryKeyConstraint("tenant_id", "aggregateid", "seq", name="railcore_event_pkey"),
     UniqueConstraint(
-        "tenant_id", "execution_id", "version", "to_status", name="railcore_event_state"
+        "execution_id", "version", "to_status", "tenant_id", name="railcore_event_state"
     ),
 )
 
@@ -177,7 +177,7 @@ execution = Table(
     _json("next_action", nullable=True),
     _json("provider_response", nullable=True),
     PrimaryKeyConstraint("tenant_id", "execution_id", name="railcore_execution_pkey"),
-    UniqueConstraint("tenant_id", "idempotency_key", name="railcore_execution_key"),
+    UniqueConstraint("idempotency_key", "tenant_id", name="railcore_execution_key"),
     ForeignKeyConstraint(
         ["tenant_id", "payment_id"],
         ["railcore_payment.tenant_id", "railcore_payment.payment_id"],

@@ -410,3 +410,29 @@ def test_each_statement_is_one_statement() -> None:
     scripts = {"schema", "drop", "roles", "wallet", "wallet_drop", "wallet_roles"}
     for name in {it.stem for it in folder.glob("*.sql")} - scripts:
         assert ";" not in statement(name).text.rstrip(";"), name
+
+
+HOT = ("claim", "claim_followup", "claim_many", "record", "record_many", "acquire", "mark_sent")
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_a_fresh_table_is_read_by_its_whole_keys(desk: Desk, name: str) -> None:
+    ready = statement(name)
+    desk.sql("set plan_cache_mode = force_generic_plan")
+    desk.sql(f"prepare it as {ready.numbered}")
+    nothing = ", ".join(["null"] * len(ready.names))
+    plan = [str(row["QUERY PLAN"]) for row in desk.sql(f"explain execute it({nothing})")]
+    conditions = [line for line in plan if "Index Cond" in line]
+    scans = [line for line in plan if "Scan" in line and " on railcore_" in line]
+    assert len(scans) == len(conditions) > 0, plan
+    assert all(" AND " in line for line in conditions), plan
+
+
+def test_no_table_has_two_keys_that_lead_with_the_tenant(desk: Desk) -> None:
+    led = desk.sql(
+        "select indrelid::regclass::text as table_name, count(*) from pg_index"
+        " join pg_attribute on attrelid = indrelid and attnum = indkey[0]"
+        " where attname = 'tenant_id' and indpred is null group by 1"
+    )
+    assert len(led) > 5
+    assert {row["count"] for row in led} == {1}

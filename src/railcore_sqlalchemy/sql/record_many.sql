@@ -3,7 +3,7 @@
 -- Verdicts: recorded | stale, and again and busy as in claim_many.sql. The statement skips what others have locked and
 -- waits for nobody, so it cannot take part in a deadlock.
 with i as materialized (
-  select *, row_number() over (partition by tenant_id, payment_id order by ord) = 1 as first
+  select *, row_number() over (partition by tenant_id collate "C", payment_id collate "C" order by ord) = 1 as first
   from json_to_recordset(:items::json) as i (
     ord integer, tenant_id text, execution_id uuid, payment_id text, version integer, from_status text, to_status text,
     pending_reason text, failure_code text, cause_code text, phase smallint, progress bigint,
@@ -13,13 +13,12 @@ with i as materialized (
   select i.*, h.seq + 1 as seq, r.operation, r.amount_minor, r.rail, r.provider, r.idempotency_key,
     r.lease_token = i.token as held,
     i.to_status <> 'pending' as over, i.to_status = 'completed' as won,
-    i.first and h.seq is not null and r.operation is not null as go,
     case
       when i.first and r.operation is not null and h.seq is not null then 'recorded'
-      when not exists (
-        select from railcore_execution s where s.tenant_id = i.tenant_id and s.execution_id = i.execution_id
+      when (
+        select true from railcore_execution s where s.tenant_id = i.tenant_id and s.execution_id = i.execution_id
           and s.payment_id = i.payment_id and s.status = i.from_status and s.version = i.version
-          and (s.lease_token = i.token or not i.fenced)) then 'stale'
+          and (s.lease_token = i.token or not i.fenced)) is null then 'stale'
       when i.first then 'busy'
       else 'again'
     end as verdict
@@ -48,7 +47,7 @@ with i as materialized (
       when r.lease_token = o.token then now() + make_interval(secs => o.next_check_s)
       else r.next_check_at end,
     updated_at = now()
-  from o where o.go and r.tenant_id = o.tenant_id and r.execution_id = o.execution_id
+  from o where o.verdict = 'recorded' and r.tenant_id = o.tenant_id and r.execution_id = o.execution_id
 ), p as (
   update railcore_payment p set
     seq = p.seq + 1,
@@ -60,16 +59,16 @@ with i as materialized (
     voided = p.voided + case when won and operation = 'void' then amount_minor else 0 end,
     refunding = p.refunding - case when over and operation = 'refund' then amount_minor else 0 end,
     refunded = p.refunded + case when won and operation = 'refund' then amount_minor else 0 end
-  from o where o.go and p.tenant_id = o.tenant_id and p.payment_id = o.payment_id
+  from o where o.verdict = 'recorded' and p.tenant_id = o.tenant_id and p.payment_id = o.payment_id
 ), e as (
   insert into railcore_event (
     tenant_id, aggregateid, seq, id, aggregatetype, type, execution_id, version, from_status, to_status,
     payment_rail, payment_provider, idempotency_key, occurred_at, payload)
   select tenant_id, payment_id, seq, event_id, 'payment', event_type, execution_id, version + 1, from_status, to_status,
     rail, provider, idempotency_key, now(), payload::json
-  from o where go
+  from o where verdict = 'recorded'
 ), q as (
   insert into railcore_outbox (bucket, tenant_id, aggregateid, seq, enqueued_at)
-  select bucket, tenant_id, payment_id, seq, now() from o where go
+  select bucket, tenant_id, payment_id, seq, now() from o where verdict = 'recorded'
 )
-select ord, verdict, case when go then seq end as seq, held, now() as at from o
+select ord, verdict, case when verdict = 'recorded' then seq end as seq, held, now() as at from o
