@@ -24,7 +24,8 @@ _CANDIDATE = re.compile(rf"{_IDENTIFIER}|(?<!\d)(?P<digits>\d(?:[ .\-]?\d){{12,}
 _GROUP = re.compile(r"\d+")
 _LEAST_DIGITS, _MOST_DIGITS = 13, 19
 _STANDING_ALONE = re.compile(
-    r"(?<![0-9A-Za-z])(?<!\d[ .\-])\d(?:[ .\-]?\d){12,18}(?![0-9A-Za-z])(?![ .\-]\d)"
+    rf"{_IDENTIFIER}|(?<![0-9A-Za-z])(?<!\d[ .\-])(?P<card>\d(?:[ .\-]?\d){{12,18}})"
+    r"(?![0-9A-Za-z])(?![ .\-]\d)"
 )
 _SECRET_NAMES = re.compile(
     r"secret|password|passwd|token|authorization|api[_-]?key|cvv|cvc|pin\b|track[12]", re.IGNORECASE
@@ -74,7 +75,7 @@ def masked_reference(text: str) -> str:
     >>> masked_reference("RF18539007547034"), masked_reference("4111111111111111")
     ('RF18539007547034', '411111******1111')
     """
-    return _STANDING_ALONE.sub(_mask, text)
+    return _STANDING_ALONE.sub(_mask_unless_spared, text)
 
 
 def redacted(value: object) -> object:

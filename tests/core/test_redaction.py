@@ -4,9 +4,10 @@ import logging
 import pickle
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from railcore.errors import InvalidValueError
@@ -109,8 +110,12 @@ def test_digits_inside_a_longer_reference_are_kept(card: str, prefix: str) -> No
 
 
 @given(st.uuids())
-def test_a_uuid_is_a_reference_as_it_is(reference: object) -> None:
+@example(UUID("11111111-1111-1111-a111-000000000000"))
+@example(UUID("41111111-1111-1111-a111-000000000000"))
+def test_a_uuid_is_a_reference_as_it_is(reference: UUID) -> None:
     assert masked_reference(str(reference)) == str(reference)
+    assert masked_reference(reference.hex) == reference.hex or reference.hex.isdigit()
+    assert masked(f"charge {reference}") == f"charge {reference}"
 
 
 nested = st.recursive(
