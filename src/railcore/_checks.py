@@ -25,8 +25,8 @@ def text(limit: int, *, optional: bool = False) -> Check:
     def check(_: Any, attribute: Any, value: Any) -> None:
         if value is None and optional:
             return
-        visible = isinstance(value, str) and not _NOT_VISIBLE_ASCII.search(value)
-        if not visible or not 1 <= len(value) <= limit:
+        found = value if isinstance(value, str) else ""
+        if not 1 <= len(found) <= limit or _NOT_VISIBLE_ASCII.search(found):
             wanted = f"1 to {limit} visible ASCII characters without blanks"
             raise InvalidValueError(attribute.name, wanted, shape(value))
 

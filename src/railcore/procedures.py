@@ -34,7 +34,7 @@ from railcore.kernel import Kernel, Plan, Record, Resend, Wait
 from railcore.lifecycle import Decision, Fact, FactSource, decide
 from railcore.observability import Observed, execution_observed, rail_observed
 from railcore.ports import ExecutionStore, OperatorDecided, OperatorDecision, Rail
-from railcore.protocol import ClaimOutcome, ClaimVerdict
+from railcore.protocol import ClaimOutcome, ClaimVerdict, Recording
 from railcore.registry import PaymentRailRegistry
 from railcore.results import RailResult
 
@@ -145,13 +145,17 @@ class Procedures:
 
     def _claim(self, context: PaymentContext) -> Procedure[tuple[ClaimOutcome, Deadline]]:
         """Claim; decide again, a few times, where the payment moved since the decision."""
-        for _ in range(_DECISIONS):
-            plan = yield from self._plan(context)
-            send_by = self.kernel.send_by(plan.timing)
-            claim = plan.claim
-            outcome = yield from ask(lambda: self.store.claim(claim))  # noqa: B023 - called at once
+        outcome, send_by = yield from self._claim_once(context)
+        for _ in range(_DECISIONS - 1):
             if outcome.verdict is not ClaimVerdict.MOVED:
                 break
+            outcome, send_by = yield from self._claim_once(context)
+        return outcome, send_by
+
+    def _claim_once(self, context: PaymentContext) -> Procedure[tuple[ClaimOutcome, Deadline]]:
+        plan = yield from self._plan(context)
+        send_by = self.kernel.send_by(plan.timing)
+        outcome = yield from ask(lambda: self.store.claim(plan.claim))
         return outcome, send_by
 
     def _plan(self, context: PaymentContext) -> Procedure[Plan]:
@@ -203,16 +207,18 @@ class Procedures:
         self, execution: PaymentExecution, step: str, call: Callable[[], RailResult]
     ) -> Procedure[RailResult]:
         started_s = self.kernel.clock.monotonic()
-        answer: RailResult | BaseException
         try:
             answer = yield from ask(call)
         except BaseException as error:
-            answer = error
-            raise
-        finally:
             took_s = self.kernel.clock.monotonic() - started_s
-            self._tell(rail_observed(execution, step, took_s, answer))
+            self._tell(rail_observed(execution, step, took_s, error))
+            raise
+        took_s = self.kernel.clock.monotonic() - started_s
+        self._tell(rail_observed(execution, step, took_s, answer))
         return answer
+
+    def _record(self, recording: Recording) -> Procedure[PaymentExecution | None]:
+        return (yield from ask(lambda: self.store.record(recording)))
 
     def _fold(self, execution: PaymentExecution, news: News) -> Procedure[PaymentExecution]:
         lease = execution.lease
@@ -226,7 +232,7 @@ class Procedures:
                     return (
                         yield from self._put_off(execution, self.kernel.next_check_s(execution))
                     )
-                stored = yield from ask(lambda: self.store.record(recording))  # noqa: B023 - called before the loop goes on
+                stored = yield from self._record(recording)
                 if stored is not None:
                     return stored
                 fresh = yield from self.get(execution.tenant_id, execution.execution_id)
