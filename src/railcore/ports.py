@@ -211,8 +211,8 @@ class OpenBankingClient(Protocol):
         ...
 
 
-def _without_cards(evidence: Any) -> Any:
-    return masked(evidence) if isinstance(evidence, str) else evidence
+def _without_cards(said: Any) -> Any:
+    return masked(said) if isinstance(said, str) else said
 
 
 @attrs.frozen(kw_only=True)
@@ -223,12 +223,12 @@ class OperatorDecision:
     Attributes:
         actor: Who; 1 to 128 visible ASCII characters.
         evidence: An opaque reference to what it rests on (receipt, statement line); becomes the
-            provider reference. Card numbers are masked here, as they are where it is stored, so
-            that the same evidence stays the same.
+            provider reference. Card numbers are masked here, in both, as they are where they are
+            stored, so that the same person and the same evidence stay the same.
         received: What was received; None means the amount asked.
     """
 
-    actor: str = attrs.field(validator=_checks.text(128))
+    actor: str = attrs.field(converter=_without_cards, validator=_checks.text(128))
     evidence: str = attrs.field(converter=_without_cards, validator=_checks.text(255))
     received: Money | None = attrs.field(
         default=None, validator=_checks.one_of(Money, optional=True)

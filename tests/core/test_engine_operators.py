@@ -94,6 +94,15 @@ def test_the_same_person_counts_once(colour: Colour) -> None:
         host.confirm(row, by("alice"))
 
 
+def test_a_person_whose_number_looks_like_a_card_counts_once_too(colour: Colour) -> None:
+    host = four_eyes(colour)
+    row = host.execute(context())
+    host.confirm(row, by("2026030100012346"))
+
+    with pytest.raises(ApprovalError, match="Somebody else"):
+        host.confirm(row, by("2026030100012346", "another-slip"))
+
+
 def meanwhile(host: Host, story: Callable[[Host], object]) -> None:
     """Have another process do *story* just before the next record of *host*."""
 
