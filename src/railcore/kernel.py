@@ -422,6 +422,8 @@ def _until_proof_s(
 ) -> float | None:
     if execution.last_sent_at is None or not can.lookup_is_authoritative:
         return None
+    if execution.provider_ref is not None:  # the provider has named it, so it was there
+        return None
     proven_at = execution.last_sent_at + timedelta(seconds=can.timing.silence_proves_after_s)
     return (proven_at - at).total_seconds()
 

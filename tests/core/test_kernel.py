@@ -241,6 +241,16 @@ def test_a_lookup_that_is_not_authoritative_proves_nothing() -> None:
     assert not absence_is_proof(sent(10**8), hint, NOW)
 
 
+def test_what_the_provider_has_named_is_never_proven_absent() -> None:
+    named = unknown_execution(provider_ref="ch_1")
+    after = kernel(without(idempotency=Idempotency.NONE)).after_lookup(
+        named, RailResult.absent(), NOW + timedelta(days=1)
+    )
+
+    assert isinstance(after, Wait)
+    assert after.seconds > 0
+
+
 def test_proven_absence_is_a_network_error() -> None:
     after = absent(sent(PROVEN_AFTER_S + 1), NOT_IDEMPOTENT)
 
