@@ -10,10 +10,8 @@ Which rail, provider and account take a payment, and why.
 Configuration that is ambiguous or leads nowhere is refused when it is loaded, with its place named.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import attrs
 from typing_extensions import override
@@ -35,6 +33,9 @@ from railcore.errors import (
     UnsupportedOperationError,
 )
 from railcore.money import Currency, Money
+
+if TYPE_CHECKING:  # it costs more to import than this module
+    from pathlib import Path
 
 
 @attrs.frozen(kw_only=True)
@@ -296,13 +297,15 @@ class ConfigDrivenRouteResolver:
         return cls(exact, defaults, default_route)
 
     @classmethod
-    def from_toml(cls, path: Path, *, offered: Offered) -> "ConfigDrivenRouteResolver":
+    def from_toml(cls, path: "Path", *, offered: Offered) -> "ConfigDrivenRouteResolver":
         """
         Return a resolver for the TOML file at *path*.
 
         Raises:
             MisconfiguredError: The file is no TOML, or as for ``from_mapping``.
         """
+        import tomllib  # noqa: PLC0415 - most hosts load no file, and all import this module
+
         try:
             config = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
