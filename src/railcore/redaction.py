@@ -75,7 +75,7 @@ def masked_reference(text: str) -> str:
     >>> masked_reference("RF18539007547034"), masked_reference("4111111111111111")
     ('RF18539007547034', '411111******1111')
     """
-    return _STANDING_ALONE.sub(_mask_unless_spared, text)
+    return _STANDING_ALONE.sub(_mask_word, text)
 
 
 def redacted(value: object) -> object:
@@ -178,9 +178,9 @@ def _is_card(run: str) -> bool:
     return _LEAST_DIGITS <= len(digits) <= _MOST_DIGITS and passes_luhn(digits)
 
 
-def _mask(found: re.Match[str]) -> str:
-    digits = _digits(found.group())
-    return _stars(digits) if passes_luhn(digits) else found.group()
+def _mask_word(found: re.Match[str]) -> str:
+    digits = _digits(found["card"] or "")
+    return _stars(digits) if digits and passes_luhn(digits) else found.group()
 
 
 def _stars(digits: str) -> str:
