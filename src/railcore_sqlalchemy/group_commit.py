@@ -46,6 +46,7 @@ class GroupCommit(Generic[Item, Result]):
     writers: int
     _waiting: deque[Member[Item, Result]] = attrs.field(factory=deque, init=False)
     _at_work: list[asyncio.Task[None]] = attrs.field(factory=list, init=False)
+    _loop: asyncio.AbstractEventLoop | None = attrs.field(default=None, init=False)
 
     async def submit(self, request: Request[Item]) -> Result:
         """Return what became of *request*, once it is committed or refused."""
@@ -63,8 +64,9 @@ class GroupCommit(Generic[Item, Result]):
 
     def _hire(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have one more write, up to ``writers``; one is done in the step in which it leaves."""
-        if any(task.get_loop() is not loop for task in self._at_work):
-            self._at_work.clear()  # an event loop that is gone took its callers along
+        if loop is not self._loop:  # one that is gone took its callers along
+            self._loop = loop
+            self._at_work.clear()
             self._waiting.clear()
         self._at_work = [task for task in self._at_work if not task.done()]
         if len(self._at_work) < self.writers:

@@ -297,7 +297,10 @@ def _settle(
         elif row["verdict"] == _BUSY:
             busy.append(member)
         else:
-            member.deliver((yield from _caught(sharing.settle(member.request, row))))
+            try:
+                member.deliver((yield from sharing.settle(member.request, row)))
+            except RailcoreError as error:
+                member.deliver(error)
     yield from _one_by_one(sharing, busy)
     return again
 
@@ -306,15 +309,11 @@ def _one_by_one(
     sharing: Sharing[Item, Result], members: Sequence[Member[Item, Result]]
 ) -> Flow[Sequence[Member[Item, Result]]]:
     for member in members:
-        member.deliver((yield from _caught(sharing.alone(member.request))))
+        try:
+            member.deliver((yield from sharing.alone(member.request)))
+        except RailcoreError as error:
+            member.deliver(error)
     return ()
-
-
-def _caught(flow: Flow[Result]) -> Flow[Result | RailcoreError]:
-    try:
-        return (yield from flow)
-    except RailcoreError as error:
-        return error
 
 
 def same(lost: StoreError) -> StoreError:

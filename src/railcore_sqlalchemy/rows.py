@@ -167,11 +167,33 @@ def claimed(claim: Claim, at: datetime) -> PaymentExecution:
 
 def recorded(recording: Recording, at: datetime) -> PaymentExecution:
     """Return the execution as the lease's holder stored it at the database's *at*."""
-    now, check_s = instant(at), recording.next_check_s
-    return attrs.evolve(
-        recording.after,
+    now, check_s, after = instant(at), recording.next_check_s, recording.after
+    return PaymentExecution(  # in full: on this path attrs.evolve would cost as much again
+        execution_id=after.execution_id,
+        context=after.context,
+        rail=after.rail,
+        provider=after.provider,
+        account=after.account,
+        mode=after.mode,
+        status=after.status,
+        pending_reason=after.pending_reason,
+        failure=after.failure,
+        cause=after.cause,
+        version=after.version,
+        phase=after.phase,
+        progress=after.progress,
+        provider_ref=after.provider_ref,
+        settled_minor=after.settled_minor,
+        next_action=after.next_action,
+        expires_at=after.expires_at,
+        provider_response=after.provider_response,
         lease=Lease(None, recording.before.lease.token, None),
+        send_count=after.send_count,
+        first_sent_at=after.first_sent_at,
+        last_sent_at=after.last_sent_at,
         next_check_at=None if check_s is None else now + _span(check_s),
+        check_count=after.check_count,
+        created_at=after.created_at,
         updated_at=now,
     )
 
