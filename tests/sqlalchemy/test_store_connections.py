@@ -168,6 +168,22 @@ def prepared_in(engine: sqlalchemy.Engine) -> list[str]:
         return [name.removeprefix("railcore_").rpartition("_")[0] for name in names.scalars()]
 
 
+def test_the_stored_fingerprint_is_that_of_the_context_read_back(
+    store: SqlExecutionStore, engine: sqlalchemy.Engine
+) -> None:
+    context = asked("k1", payer_token="payer_1", metadata={"a": "b"}, merchant_initiated=True)
+    claim(store, context)
+
+    with engine.begin() as connection:
+        columns = "select fingerprint, provider_key from railcore_execution"
+        fingerprint, provider_key = connection.exec_driver_sql(columns).one()
+
+    stored = store.find(TENANT, "k1")
+    assert stored is not None
+    assert fingerprint == context.fingerprint == stored.context.fingerprint
+    assert provider_key == context.provider_key == stored.provider_key
+
+
 def test_only_psycopg_is_spoken() -> None:
     with pytest.raises(MisconfiguredError, match="psycopg 3, not sqlite"):
         SqlExecutionStore(sqlalchemy.create_engine("sqlite://"))
