@@ -698,6 +698,20 @@ def test_a_zombies_try_that_never_left_fails_nothing(host: Host) -> None:
     assert not host.store.discrepancies
 
 
+def test_a_zombies_try_that_never_left_fails_nothing_while_another_is_at_it(host: Host) -> None:
+    def freeze(execution: PaymentExecution) -> RailResult:
+        host.clock.advance(61)
+        taken_over = host.store.acquire(execution.tenant_id, execution.execution_id, "worker", 60)
+        assert taken_over is not None
+        assert host.store.mark_sent(taken_over.execution, 60) is not None
+        return NETWORK_ERROR
+
+    host.rail.answer = freeze
+    after = host.execute(context())
+
+    assert (after.status, after.version, after.lease.owner) == (PROCESSING, 1, "worker")
+
+
 def test_a_zombies_real_answer_is_folded(host: Host) -> None:
     host.rail.answer = overtaken(host, RailResult.success("ch_1", context().money))
     after = host.execute(context())

@@ -21,11 +21,9 @@ import sqlalchemy
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     initialize,
     invariant,
-    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -59,7 +57,7 @@ OVER_S: Final = 0.0
 """A lease this short is over before the next step begins."""
 
 PAYMENTS: Final = ("inv-1", "inv-2")
-KEYS: Final = tuple(f"key-{number}" for number in range(16))
+KEYS: Final = tuple(f"key-{number}" for number in range(10))
 DUE: Final = 100
 FIRST: Final = (Operation.CHARGE, Operation.AUTHORIZE)
 FOLLOW_UPS: Final = (Operation.CAPTURE, Operation.VOID, Operation.REFUND)
@@ -122,6 +120,12 @@ class Row:
     is_sent: bool
 
     @property
+    def execution_id(self) -> UUID:
+        execution_id = self.values["execution_id"]
+        assert isinstance(execution_id, UUID)
+        return execution_id
+
+    @property
     def status(self) -> ExecutionStatus:
         status = self.values["status"]
         assert isinstance(status, ExecutionStatus)
@@ -166,7 +170,7 @@ class Model:
         return next((row for row in self.rows if row.context.idempotency_key == key), None)
 
     def row(self, execution_id: UUID) -> Row:
-        return next(row for row in self.rows if row.values["execution_id"] == execution_id)
+        return next(row for row in self.rows if row.execution_id == execution_id)
 
     def of(self, payment_id: str) -> list[Row]:
         return [row for row in self.rows if row.context.payment_id == payment_id]
@@ -266,9 +270,7 @@ class Model:
         return row
 
     def tell(self, row: Row, kind: str, before: str, version: int | None) -> None:
-        execution_id = row.values["execution_id"]
-        assert isinstance(execution_id, UUID)
-        told = (row.context.payment_id, kind, execution_id, version, before, str(row.status))
+        told = (row.context.payment_id, kind, row.execution_id, version, before, str(row.status))
         self.events.append(told)
 
     def record(self, recording: Recording) -> object:
@@ -347,18 +349,24 @@ ANSWERS: Final[dict[str, Any]] = {
 answers = st.sampled_from(sorted(ANSWERS))
 
 
+Snapshot = tuple[PaymentExecution, ...]
+"""What some process believed an execution to be, once: one for each store."""
+
+
+def has_rows(machine: "StoreMachine") -> bool:
+    return bool(machine.model.rows)
+
+
 class StoreMachine(RuleBasedStateMachine):
     """Steps of hosts, workers and zombies, on every store and on the model."""
-
-    snapshots: Bundle[tuple[PaymentExecution, ...]] = Bundle("snapshots")
-    """What some process believed an execution to be, once: one for each store."""
 
     def __init__(self, stores: Sequence[ExecutionStore]) -> None:
         super().__init__()
         self.stores = stores
         self.model = Model()
         self.tenant = ""
-        self.ids = iter(())  # type: Iterator[UUID]
+        self.ids: Iterator[UUID] = iter(())
+        self.history: dict[UUID, list[Snapshot]] = {}
 
     @initialize()
     def start(self) -> None:
@@ -369,7 +377,6 @@ class StoreMachine(RuleBasedStateMachine):
     # Steps
 
     @rule(
-        target=snapshots,
         key=st.sampled_from(KEYS),
         payment_id=st.sampled_from(PAYMENTS),
         operation=st.sampled_from(FIRST),
@@ -388,20 +395,29 @@ class StoreMachine(RuleBasedStateMachine):
         currency: Currency,
         lease_s: float,
         is_sent: bool,
-    ) -> Any:
-        context = self.context(
-            key,
-            payment_id,
-            operation,
-            Money(amount, currency),
-            due=Money(DUE, currency),
-        )
-        return self.claimed(context, lease_s=lease_s, is_sent=is_sent)
+    ) -> None:
+        money, due = Money(amount, currency), Money(DUE, currency)
+        context = self.context(key, payment_id, operation, money, due=due)
+        self.claimed(context, lease_s=lease_s, is_sent=is_sent)
 
     @rule(
-        target=snapshots,
         key=st.sampled_from(KEYS),
-        parent=snapshots,
+        payment_id=st.sampled_from(PAYMENTS),
+        operation=st.sampled_from(FIRST),
+        amount=amounts,
+    )
+    def pay(self, *, key: str, payment_id: str, operation: Operation, amount: int) -> None:
+        """Claim and complete: follow-ups need parents."""
+        money, due = Money(amount, SAR), Money(DUE, SAR)
+        context = self.context(key, payment_id, operation, money, due=due)
+        snapshot = self.claimed(context, lease_s=LONG_S, is_sent=True)
+        if snapshot is not None:
+            self.recorded(snapshot, "success", is_fenced=False)
+
+    @precondition(has_rows)
+    @rule(
+        data=st.data(),
+        key=st.sampled_from(KEYS),
         operation=st.sampled_from(FOLLOW_UPS),
         amount=parts,
         is_late=st.sampled_from([False, False, False, True]),
@@ -410,68 +426,50 @@ class StoreMachine(RuleBasedStateMachine):
     def follow_up(
         self,
         *,
+        data: st.DataObject,
         key: str,
-        parent: tuple[PaymentExecution, ...],
         operation: Operation,
         amount: int,
         is_late: bool,
         lease_s: float,
-    ) -> Any:
-        first = parent[0]
-        seq = len(self.model.told(first.payment_id)) - int(is_late)
+    ) -> None:
+        parent = data.draw(st.sampled_from(self.model.rows))
+        payment_id, currency = parent.context.payment_id, parent.context.money.currency
         context = self.context(
             key,
-            first.payment_id,
+            payment_id,
             operation,
-            Money(amount, first.money.currency),
-            parent_execution_id=first.execution_id,
+            Money(amount, currency),
+            parent_execution_id=parent.execution_id,
         )
-        return self.claimed(context, lease_s=lease_s, is_sent=True, head_seq=seq)
+        seq = len(self.model.told(payment_id)) - int(is_late)
+        self.claimed(context, lease_s=lease_s, is_sent=True, head_seq=seq)
 
-    @rule(target=snapshots, snapshot=snapshots, answer=answers, is_fenced=st.booleans())
-    def record(
-        self,
-        *,
-        snapshot: tuple[PaymentExecution, ...],
-        answer: str,
-        is_fenced: bool,
-    ) -> Any:
-        return self.recorded(snapshot, answer, is_fenced=is_fenced)
+    @precondition(has_rows)
+    @rule(data=st.data(), answer=answers)
+    def record_what_stands(self, data: st.DataObject, answer: str) -> None:
+        self.recorded(self.current(self.row(data)), answer, is_fenced=False)
 
-    @precondition(lambda self: self.model.rows)
-    @rule(target=snapshots, data=st.data(), answer=answers)
-    def record_what_stands(self, data: st.DataObject, answer: str) -> Any:
-        return self.recorded(self.current(data), answer, is_fenced=False)
+    @precondition(has_rows)
+    @rule(data=st.data(), answer=answers, is_fenced=st.booleans())
+    def record(self, *, data: st.DataObject, answer: str, is_fenced: bool) -> None:
+        self.recorded(self.believed(data), answer, is_fenced=is_fenced)
 
-    @rule(
-        target=snapshots,
-        key=st.sampled_from(KEYS),
-        payment_id=st.sampled_from(PAYMENTS),
-        operation=st.sampled_from(FIRST),
-        amount=amounts,
-    )
-    def pay(self, *, key: str, payment_id: str, operation: Operation, amount: int) -> Any:
-        """Claim and complete: follow-ups need parents."""
-        money = Money(amount, SAR)
-        context = self.context(key, payment_id, operation, money, due=Money(DUE, SAR))
-        kept = self.claimed(context, lease_s=LONG_S, is_sent=True)
-        return self.recorded(kept, "success", is_fenced=False) if isinstance(kept, tuple) else kept
-
-    @precondition(lambda self: self.model.rows)
-    @rule(target=snapshots, data=st.data(), owner=st.sampled_from("ab"), lease_s=leases_s)
-    def acquire(self, data: st.DataObject, owner: str, lease_s: float) -> Any:
-        execution_id = self.current(data)[0].execution_id
+    @precondition(has_rows)
+    @rule(data=st.data(), owner=st.sampled_from("ab"), lease_s=leases_s)
+    def acquire(self, data: st.DataObject, owner: str, lease_s: float) -> None:
+        execution_id = self.row(data).execution_id
         acquired = [
             store.acquire(self.tenant, execution_id, owner, lease_s) for store in self.stores
         ]
         expected = self.model.acquire(execution_id, owner, lease_s)
 
-        found = [None if one is None else one.execution for one in acquired]
-        self.compare(expected, found)
-        return self.keep(found)
+        self.compare(expected, [None if one is None else one.execution for one in acquired])
 
-    @rule(target=snapshots, snapshot=snapshots, lease_s=leases_s)
-    def mark_sent(self, snapshot: tuple[PaymentExecution, ...], lease_s: float) -> Any:
+    @precondition(has_rows)
+    @rule(data=st.data(), lease_s=leases_s)
+    def mark_sent(self, data: st.DataObject, lease_s: float) -> None:
+        snapshot = self.believed(data)
         is_current = self.is_current(snapshot)
         expected = self.model.mark_sent(snapshot[0], lease_s)
         found = [
@@ -479,10 +477,11 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
         self.compare(expected, found, is_whole=is_current)
-        return self.keep(found) if is_current else multiple()
 
-    @rule(snapshot=snapshots)
-    def reschedule(self, snapshot: tuple[PaymentExecution, ...]) -> None:
+    @precondition(has_rows)
+    @rule(data=st.data())
+    def reschedule(self, data: st.DataObject) -> None:
+        snapshot = self.believed(data)
         expected = self.model.reschedule(snapshot[0])
         found = [
             store.reschedule(one, 30.0) for store, one in zip(self.stores, snapshot, strict=True)
@@ -490,11 +489,13 @@ class StoreMachine(RuleBasedStateMachine):
 
         assert found == [expected] * len(self.stores)
 
+    @precondition(has_rows)
     @rule(
-        snapshot=snapshots,
+        data=st.data(),
         kind=st.sampled_from([DiscrepancyKind.AMOUNT_DIFFERS, DiscrepancyKind.SECOND_REFERENCE]),
     )
-    def note(self, snapshot: tuple[PaymentExecution, ...], kind: DiscrepancyKind) -> None:
+    def note(self, data: st.DataObject, kind: DiscrepancyKind) -> None:
+        snapshot = self.believed(data)
         discrepancy = Discrepancy(
             discrepancy_id=uuid5(snapshot[0].execution_id, kind),
             execution_id=snapshot[0].execution_id,
@@ -508,6 +509,33 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
         assert found == [expected] * len(self.stores)
+
+    # Who believes what
+
+    def row(self, data: st.DataObject) -> Row:
+        """Draw a row, rather an open one."""
+        still_open = [row for row in self.model.rows if row.is_open]
+        return data.draw(st.sampled_from([*still_open * 3, *self.model.rows]))
+
+    def current(self, row: Row) -> Snapshot:
+        """What the stores say now, which is what the model says."""
+        found = [store.get(self.tenant, row.execution_id) for store in self.stores]
+        self.compare(row.seen(), found)
+        return self.remember(found)
+
+    def believed(self, data: st.DataObject) -> Snapshot:
+        """Draw what somebody once knew of a row: a zombie, perhaps."""
+        row = self.row(data)
+        self.current(row)
+        return data.draw(st.sampled_from(self.history[row.execution_id]))
+
+    def remember(self, found: Sequence[PaymentExecution | None]) -> Snapshot:
+        snapshot = tuple(one for one in found if one is not None)
+        self.history.setdefault(snapshot[0].execution_id, []).append(snapshot)
+        return snapshot
+
+    def is_current(self, snapshot: Snapshot) -> bool:
+        return seen(snapshot[0]) == self.model.row(snapshot[0].execution_id).seen()
 
     # What always holds
 
@@ -542,14 +570,12 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def a_version_is_an_event(self) -> None:
         for row in self.model.rows:
-            versions = [
-                event[3] for event in self.model.events if event[2] == row.values["execution_id"]
-            ]
+            versions = [event[3] for event in self.model.events if event[2] == row.execution_id]
             assert [one for one in versions if one is not None] == list(range(1, row.version + 1))
 
     @invariant()
     def what_is_open_is_due(self) -> None:
-        expected = {row.values["execution_id"] for row in self.model.rows if row.is_open}
+        expected = {row.execution_id for row in self.model.rows if row.is_open}
         for store in self.stores:
             found = [one for one in store.open_executions(10**6) if one.tenant_id == self.tenant]
             assert {one.execution_id for one in found} == expected
@@ -572,7 +598,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def claimed(
         self, context: PaymentContext, *, lease_s: float, is_sent: bool, head_seq: int | None = None
-    ) -> Any:
+    ) -> Snapshot | None:
         execution = PaymentExecution(
             execution_id=next(self.ids),
             context=context,
@@ -594,14 +620,13 @@ class StoreMachine(RuleBasedStateMachine):
         expected = self.model.claim(claim)
 
         assert [seen_outcome(one) for one in outcomes] == [expected] * len(outcomes)
-        return self.keep([one.execution for one in outcomes])
+        is_claimed = expected[0] is ClaimVerdict.CLAIMED
+        return self.remember([one.execution for one in outcomes]) if is_claimed else None
 
-    def recorded(
-        self, snapshot: tuple[PaymentExecution, ...], answer: str, *, is_fenced: bool
-    ) -> Any:
+    def recorded(self, snapshot: Snapshot, answer: str, *, is_fenced: bool) -> None:
         recordings = [recording_of(one, answer, is_fenced=is_fenced) for one in snapshot]
         if recordings[0] is None:
-            return multiple()
+            return
         is_current = self.is_current(snapshot)
         expected = self.model.record(recordings[0])
         found = [
@@ -611,18 +636,6 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
         self.compare(expected, found, is_whole=is_current)
-        return self.keep(found) if is_current else multiple()
-
-    def is_current(self, snapshot: tuple[PaymentExecution, ...]) -> bool:
-        return seen(snapshot[0]) == self.model.row(snapshot[0].execution_id).seen()
-
-    def current(self, data: st.DataObject) -> tuple[PaymentExecution, ...]:
-        row = data.draw(st.sampled_from(self.model.rows))
-        execution_id = row.values["execution_id"]
-        assert isinstance(execution_id, UUID)
-        found = [store.get(self.tenant, execution_id) for store in self.stores]
-        self.compare(row.seen(), found)
-        return tuple(one for one in found if one is not None)
 
     def compare(
         self,
@@ -635,10 +648,6 @@ class StoreMachine(RuleBasedStateMachine):
             assert [seen(one) for one in found] == [expected] * len(self.stores)
         else:
             assert [one is None for one in found] == [expected is None] * len(self.stores)
-
-    def keep(self, found: Sequence[PaymentExecution | None]) -> Any:
-        kept = tuple(one for one in found if one is not None)
-        return kept if len(kept) == len(self.stores) else multiple()
 
     def expected_payment(self, payment_id: str) -> PaymentView | None:
         rows = self.model.of(payment_id)
@@ -679,7 +688,7 @@ def machine_on(*stores: ExecutionStore) -> type[StoreMachine]:
 
 
 SETTINGS = settings(
-    max_examples=100,
+    max_examples=200,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -723,6 +732,6 @@ def test_stores_in_memory_and_on_postgres_do_what_the_model_does(
 ) -> None:
     both = machine_on(InMemoryExecutionStore(SystemClock()), store_on_postgres)
     # Shrinking takes minutes there; a mistake of all is shrunk in memory.
-    few = settings(SETTINGS, max_examples=20, phases=[Phase.reuse, Phase.generate])
+    few = settings(SETTINGS, max_examples=30, phases=[Phase.reuse, Phase.generate])
 
     run_state_machine_as_test(both, settings=few)
