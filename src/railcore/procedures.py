@@ -180,7 +180,7 @@ class Procedures:
 
     def _send(self, execution: PaymentExecution, send_by: Deadline) -> Procedure[PaymentExecution]:
         if send_by.has_passed():
-            return (yield from self._fold(execution, self.kernel.fact_of_silence))
+            return (yield from self._too_late(execution))
         rail = self.rails.find(execution.rail, execution.provider)
         try:
             result = yield from self._timed(
@@ -191,6 +191,12 @@ class Procedures:
             yield from self._fold(execution, self.kernel.fact_of_exception)
             raise
         return (yield from self._fold(execution, lambda _: fact))
+
+    def _too_late(self, execution: PaymentExecution) -> Procedure[PaymentExecution]:
+        """Nothing has left. A slow claim is marked anew, once: the store's slowness is no refusal."""
+        if execution.send_count == 1:
+            return (yield from self._send_again(execution))
+        return (yield from self._fold(execution, self.kernel.fact_of_silence))
 
     def _look_up(self, execution: PaymentExecution) -> Procedure[RailResult]:
         rail = self.rails.find(execution.rail, execution.provider)

@@ -64,8 +64,8 @@ class SqlExecutionStore:
         """
         Return a store that writes in the open transaction of *connection*.
 
-        Nothing is committed here, and nothing may be sent before the host commits: claim what a
-        worker shall send.
+        Nothing is committed here, and nothing may be sent before the host commits. What is claimed
+        here waits to be sent; a claim that is its own send mark is refused, and so is a lease.
         """
         joined = copy.copy(self)
         joined._sessions = Joined(connection)  # noqa: SLF001 - a copy of us
@@ -83,6 +83,7 @@ class SqlExecutionStore:
 
     def claim_many(self, claims: Sequence[Claim]) -> list[ClaimOutcome | RailcoreError]:
         """Claim many in few statements: for each what ``claim`` would have returned or raised."""
+        _refuse_send_marks(self._sessions, *claims)
         return self._share(queries.CLAIMS, claims, queries.claim_request)
 
     def record_many(
@@ -93,6 +94,7 @@ class SqlExecutionStore:
 
     def claim(self, claim: Claim, /) -> ClaimOutcome:
         """Store a new execution and its event, unless something is in the way."""
+        _refuse_send_marks(self._sessions, claim)
         return self._run(queries.claim(queries.claim_request(claim)))
 
     def record(self, recording: Recording, /) -> PaymentExecution | None:
@@ -103,10 +105,12 @@ class SqlExecutionStore:
         self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /
     ) -> Acquired | None:
         """Take a free or expired lease of an open execution, with a new fencing token."""
+        _refuse_inside_a_transaction(self._sessions, "a lease")
         return self._run(queries.acquire(tenant_id, execution_id, owner, lease_s))
 
     def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
         """Commit a send mark and extend the lease, if the token still holds it; else None."""
+        _refuse_inside_a_transaction(self._sessions, "a send mark")
         return self._run(queries.mark_sent(execution, lease_s))
 
     def reschedule(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
@@ -195,8 +199,8 @@ class AsyncSqlExecutionStore:
         """
         Return a store that writes in the open transaction of *connection*.
 
-        Nothing is committed here, and nothing may be sent before the host commits: claim what a
-        worker shall send.
+        Nothing is committed here, and nothing may be sent before the host commits. What is claimed
+        here waits to be sent; a claim that is its own send mark is refused, and so is a lease.
         """
         joined = copy.copy(self)
         joined._sessions = AsyncJoined(connection)  # noqa: SLF001 - a copy of us
@@ -215,6 +219,7 @@ class AsyncSqlExecutionStore:
 
     async def claim_many(self, claims: Sequence[Claim]) -> list[ClaimOutcome | RailcoreError]:
         """Claim many in few statements: for each what ``claim`` would have returned or raised."""
+        _refuse_send_marks(self._sessions, *claims)
         return await self._share(queries.CLAIMS, claims, queries.claim_request)
 
     async def record_many(
@@ -225,6 +230,7 @@ class AsyncSqlExecutionStore:
 
     async def claim(self, claim: Claim, /) -> ClaimOutcome:
         """Store a new execution and its event, unless something is in the way."""
+        _refuse_send_marks(self._sessions, claim)
         request = queries.claim_request(claim)
         if self._claims is None:
             return await self._run(queries.claim(request))
@@ -241,12 +247,14 @@ class AsyncSqlExecutionStore:
         self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /
     ) -> Acquired | None:
         """Take a free or expired lease of an open execution, with a new fencing token."""
+        _refuse_inside_a_transaction(self._sessions, "a lease")
         return await self._run(queries.acquire(tenant_id, execution_id, owner, lease_s))
 
     async def mark_sent(
         self, execution: PaymentExecution, lease_s: float, /
     ) -> PaymentExecution | None:
         """Commit a send mark and extend the lease, if the token still holds it; else None."""
+        _refuse_inside_a_transaction(self._sessions, "a send mark")
         return await self._run(queries.mark_sent(execution, lease_s))
 
     async def reschedule(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
@@ -296,6 +304,18 @@ class AsyncSqlExecutionStore:
         outcomes, members = _members(items, encode)
         await self._run(queries.share_all(sharing, members, self._group))
         return [outcomes[place] for place in range(len(items))]
+
+
+def _refuse_send_marks(sessions: Sessions | AsyncSessions, *claims: Claim) -> None:
+    if any(claim.is_sent for claim in claims):
+        _refuse_inside_a_transaction(sessions, "a claim that is its own send mark")
+
+
+def _refuse_inside_a_transaction(sessions: Sessions | AsyncSessions, what: str) -> None:
+    if isinstance(sessions, Joined | AsyncJoined):
+        problem = f"{what} has to be committed before anything is sent, and the host commits later"
+        remedy = "Claim work to be sent later here, and send with a store over the engine"
+        raise MisconfiguredError("the host's transaction", problem, remedy)
 
 
 def _members(

@@ -591,12 +591,35 @@ def test_what_was_never_sent_is_sent_without_a_lookup(host: Host) -> None:
 # Send deadlines -----------------------------------------------------------------------------------
 
 
-def test_a_claim_that_took_longer_than_the_send_deadline_sends_nothing(host: Host) -> None:
+def test_a_slow_claim_is_marked_anew_before_it_is_sent(host: Host) -> None:
     host.store.after_claim = lambda: host.clock.advance(5.1)
     after = host.execute(context())
 
+    assert len(host.rail.sent) == 1
+    assert host.rail.sent[0].send_count == 2
+    assert after.status is COMPLETED
+
+
+def test_a_store_that_stays_too_slow_sends_nothing_and_fails_nothing(host: Host) -> None:
+    host.store.after_claim = lambda: host.clock.advance(5.1)
+    host.store.before_mark = lambda: host.clock.advance(5.1)
+    after = host.execute(context())
+
     assert not host.rail.sent
-    assert (after.status, after.failure) == (FAILED, PaymentFailureCode.NETWORK_ERROR)
+    assert after.pending_reason is PendingReason.OUTCOME_UNKNOWN
+
+
+def test_a_slow_claim_that_was_overtaken_sends_nothing(host: Host) -> None:
+    def be_overtaken() -> None:
+        host.clock.advance(61)
+        row = host.find(context())
+        assert host.store.acquire(row.tenant_id, row.execution_id, "worker", 60) is not None
+
+    host.store.after_claim = be_overtaken
+    after = host.execute(context())
+
+    assert not host.rail.sent
+    assert after.status is PROCESSING
 
 
 def test_a_claim_within_the_send_deadline_sends(host: Host) -> None:

@@ -297,7 +297,7 @@ def test_what_is_claimed_within_goes_when_the_host_rolls_back(
     store: SqlExecutionStore, engine: sqlalchemy.Engine
 ) -> None:
     with engine.connect() as connection:
-        claim(store.within(connection), asked("k1"))
+        store.within(connection).claim(claim_of(asked("k1"), is_sent=False))
         connection.rollback()
 
     assert store.find(TENANT, "k1") is None
@@ -310,18 +310,20 @@ def test_a_refusal_leaves_the_hosts_transaction_as_it_was(
     parent = complete(store, claim(store, asked("k1")))
     with engine.begin() as connection:
         within = store.within(connection)
-        claim(within, asked("k2", payment_id="invoice-2"))
+        within.claim(claim_of(asked("k2", payment_id="invoice-2"), is_sent=False))
         with another(database_url, HOLD), pytest.raises(InProgressError):
-            within.claim(claim_of(following("r1", Operation.REFUND, parent)))
-        assert within.claim(claim_of(asked("k3"))).verdict is ClaimVerdict.LIVE
-        assert within.claim(claim_of(asked("k2"))).verdict is ClaimVerdict.DUPLICATE
+            within.claim(claim_of(following("r1", Operation.REFUND, parent), is_sent=False))
+        live = within.claim(claim_of(asked("k3"), is_sent=False))
+        assert live.verdict is ClaimVerdict.LIVE
+        known = within.claim(claim_of(asked("k2"), is_sent=False))
+        assert known.verdict is ClaimVerdict.DUPLICATE
 
     assert store.find(TENANT, "k2") is not None
     assert store.find(TENANT, "r1") is None
 
 
 def test_many_are_claimed_within(store: SqlExecutionStore, engine: sqlalchemy.Engine) -> None:
-    claims = [claim_of(asked(key, payment_id=key)) for key in "abcde"]
+    claims = [claim_of(asked(key, payment_id=key), is_sent=False) for key in "abcde"]
 
     with engine.begin() as connection:
         outcomes = store.within(connection).claim_many(claims)
@@ -340,6 +342,25 @@ def test_there_is_no_transaction_to_join_in_autocommit_mode(
         store.within(connection).find(TENANT, "k1")
 
 
+def test_nothing_is_sent_from_inside_a_hosts_transaction(
+    store: SqlExecutionStore, engine: sqlalchemy.Engine
+) -> None:
+    committed = claim(store, asked("k1"))
+    with engine.begin() as connection:
+        within = store.within(connection)
+        for step in (
+            lambda: within.claim(claim_of(asked("k2", payment_id="invoice-2"))),
+            lambda: within.claim_many([claim_of(asked("k2", payment_id="invoice-2"))]),
+            lambda: within.acquire(TENANT, committed.execution_id, "me", 1.0),
+            lambda: within.mark_sent(committed, 1.0),
+        ):
+            with pytest.raises(MisconfiguredError, match="committed before anything is sent"):
+                step()
+
+    assert store.find(TENANT, "k2") is None
+    assert store.get(TENANT, committed.execution_id) == committed
+
+
 @pytest.fixture
 def async_engine(database_url: str) -> AsyncEngine:
     return create_async_engine(
@@ -353,7 +374,8 @@ async def test_an_async_host_commits_what_is_claimed_within(async_engine: AsyncE
         within = store.within(connection)
         claimed = (await within.claim(claim_of(asked("k1"), is_sent=False))).execution
         assert await store.find(TENANT, "k1") is None
-        assert (await within.claim(claim_of(asked("k2")))).verdict is ClaimVerdict.LIVE
+        live = await within.claim(claim_of(asked("k2"), is_sent=False))
+        assert live.verdict is ClaimVerdict.LIVE
 
     assert await store.find(TENANT, "k1") == claimed
     await async_engine.dispose()
@@ -362,7 +384,7 @@ async def test_an_async_host_commits_what_is_claimed_within(async_engine: AsyncE
 async def test_an_async_host_takes_back_what_is_claimed_within(async_engine: AsyncEngine) -> None:
     store = AsyncSqlExecutionStore(async_engine)
     async with async_engine.connect() as connection:
-        await store.within(connection).claim(claim_of(asked("k1")))
+        await store.within(connection).claim(claim_of(asked("k1"), is_sent=False))
         await connection.rollback()
 
     assert await store.find(TENANT, "k1") is None
