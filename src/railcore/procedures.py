@@ -193,7 +193,7 @@ class Procedures:
         return (yield from self._fold(execution, lambda _: fact))
 
     def _too_late(self, execution: PaymentExecution) -> Procedure[PaymentExecution]:
-        """Nothing has left. A slow claim is marked anew, once: the store's slowness is no refusal."""
+        """Nothing has left. Mark a slow claim anew, once: a slow store is no refusal."""
         if execution.send_count == 1:
             return (yield from self._send_again(execution))
         return (yield from self._fold(execution, self.kernel.fact_of_silence))
