@@ -1,10 +1,14 @@
 """The one place where the core reads the machine's clocks; everything else is given a ``Clock``."""
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import attrs
+
+from railcore.errors import InvalidValueError
 
 
 class SystemClock:
@@ -34,6 +38,16 @@ def _suspend_aware() -> Callable[[], float]:
 _monotonic = _suspend_aware()
 
 
+def _is_a_number(_: Any, __: Any, at_s: Any) -> None:
+    if isinstance(at_s, bool) or not isinstance(at_s, int | float) or not math.isfinite(at_s):
+        raise InvalidValueError("at_s", "monotonic seconds", type(at_s).__name__)
+
+
+def _is_a_clock(_: Any, __: Any, monotonic: Any) -> None:
+    if not callable(monotonic):
+        raise InvalidValueError("monotonic", "a clock to call", type(monotonic).__name__)
+
+
 @attrs.frozen
 class Deadline:
     """
@@ -44,8 +58,8 @@ class Deadline:
         monotonic: The clock that ``at_s`` was read from.
     """
 
-    at_s: float
-    monotonic: Callable[[], float] = attrs.field(repr=False, eq=False)
+    at_s: float = attrs.field(validator=_is_a_number)
+    monotonic: Callable[[], float] = attrs.field(validator=_is_a_clock, repr=False, eq=False)
 
     def has_passed(self) -> bool:
         """Whether sending now would be too late."""

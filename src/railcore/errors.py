@@ -5,23 +5,24 @@ Exceptions: misuse and broken surroundings. What a provider refuses is a value, 
 
     RailcoreError
     ├── InvalidValueError (ValueError)        a value that cannot exist
-    │   └── MoneyError                        an amount or currency that cannot be expressed
-    ├── MisconfiguredError (ValueError)       settings that contradict each other or lead nowhere
-    ├── RefusedError                          refused before anything was sent or stored; has a
-    failure code │   ├── RouteNotFoundError (LookupError)  no route for the context; has the trace │
-    ├── UnsupportedOperationError         the route cannot do this operation, currency or amount │
-    ├── IdempotencyConflict               the key is taken by a request that differs │   ├──
-    LiveExecutionExists               the debt is already being collected, or is collected │   ├──
-    LimitExceededError                more than is authorized or captured, doubt included │   ├──
-    CurrencyMismatchError             the payment is held in another currency │   └── ApprovalError
-    the operator may not give this decision ├── UnknownProviderError (LookupError)    no rail is
-    registered for the route ├── ExecutionNotFoundError (LookupError)  no such execution ├──
-    InProgressError                       somebody else holds the key just now: retry ├──
-    IllegalTransitionError                a change that is no edge of the transition table ├──
-    TransportError                        a request failed; says whether it may have left │   └──
-    SendDeadlinePassed                too late to send; nothing has left ├── StoreError
-    the store failed; says whether it may have committed └── OutcomeUnknownError
-    sent, but the answer could not be recorded: ask again later
+    │   └── MoneyError                        an amount that cannot be expressed
+    ├── MisconfiguredError (ValueError)       settings that contradict or lead nowhere
+    ├── RefusedError                          nothing was sent or stored; has a code
+    │   ├── RouteNotFoundError (LookupError)  no route for the context; has the trace
+    │   ├── UnsupportedOperationError         the route cannot do this
+    │   ├── IdempotencyConflict               the key belongs to another request
+    │   ├── LiveExecutionExists               the debt is being collected, or collected
+    │   ├── LimitExceededError                more than is left, doubt included
+    │   ├── CurrencyMismatchError             the payment is held in another currency
+    │   └── ApprovalError                     the operator may not decide this
+    ├── UnknownProviderError (LookupError)    no rail is registered for the route
+    ├── ExecutionNotFoundError (LookupError)  no such execution
+    ├── InProgressError                       somebody else holds the key: retry
+    ├── IllegalTransitionError                no edge of the transition table
+    ├── TransportError                        no answer; says whether it may have left
+    │   └── SendDeadlinePassed                too late to send; nothing has left
+    ├── StoreError                            says whether it may have committed
+    └── OutcomeUnknownError                   sent, but not recorded: ask again later
 """
 
 from datetime import timedelta

@@ -1,14 +1,53 @@
 """What a flow asks for and is answered with, when it speaks HTTP."""
 
 import json
+import re
 from collections.abc import Generator, Mapping
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
 from railcore import _checks
+from railcore.errors import InvalidValueError
 
 Answer = TypeVar("Answer")
+
+_METHOD: Final = re.compile("[A-Z]{1,16}")
+_NOT_ONE_LINE: Final = re.compile(r"[\x00\r\n]")
+
+
+def _is_a_method(_: Any, __: Any, method: Any) -> None:
+    if not isinstance(method, str) or not _METHOD.fullmatch(method):
+        raise InvalidValueError("method", "capital letters", _checks.shape(method))
+
+
+def _is_a_status(_: Any, __: Any, status: Any) -> None:
+    if not isinstance(status, int) or not 100 <= status <= 999:
+        raise InvalidValueError("status", "three digits", _checks.shape(status))
+
+
+def _are_headers(_: Any, __: Any, headers: Any) -> None:
+    if not isinstance(headers, Mapping) or not all(
+        isinstance(one, str) for pair in headers.items() for one in pair
+    ):
+        raise InvalidValueError("headers", "a mapping of texts", _checks.shape(headers))
+
+
+def _are_one_line_each(_: Any, __: Any, headers: Any) -> None:
+    if any(_NOT_ONE_LINE.search(one) for pair in headers.items() for one in pair):
+        raise InvalidValueError("headers", "one line each", "a line break among them")
+
+
+def _are_three_texts(_: Any, __: Any, names: Any) -> None:
+    if names is None:
+        return
+    if (
+        not isinstance(names, tuple)
+        or len(names) != 3
+        or not all(isinstance(one, str) for one in names)
+    ):
+        wanted = "tenant, provider and account, or None"
+        raise InvalidValueError("credentials_of", wanted, _checks.shape(names))
 
 
 @attrs.frozen(kw_only=True)
@@ -27,12 +66,16 @@ class HttpRequest:
         timeout_s: How long the whole answer is waited for; None leaves it to the transport.
     """
 
-    method: str
-    url: str
-    headers: Mapping[str, str] = attrs.field(factory=dict, hash=False)
-    body: bytes = attrs.field(default=b"", repr=False)
+    method: str = attrs.field(validator=_is_a_method)
+    url: str = attrs.field(validator=_checks.text(8192))
+    headers: Mapping[str, str] = attrs.field(
+        factory=dict, validator=[_are_headers, _are_one_line_each], hash=False
+    )
+    body: bytes = attrs.field(default=b"", validator=_checks.one_of(bytes), repr=False)
     moves_money: bool = attrs.field(default=False, validator=_checks.one_of(bool))
-    credentials_of: tuple[str, str, str] | None = None
+    credentials_of: tuple[str, str, str] | None = attrs.field(
+        default=None, validator=_are_three_texts
+    )
     timeout_s: float | None = attrs.field(
         default=None, validator=attrs.validators.optional(_checks.seconds)
     )
@@ -49,9 +92,9 @@ class HttpResponse:
         body: Whole, as received.
     """
 
-    status: int
-    headers: Mapping[str, str] = attrs.field(factory=dict, hash=False)
-    body: bytes = attrs.field(default=b"", repr=False)
+    status: int = attrs.field(validator=_is_a_status)
+    headers: Mapping[str, str] = attrs.field(factory=dict, validator=_are_headers, hash=False)
+    body: bytes = attrs.field(default=b"", validator=_checks.one_of(bytes), repr=False)
 
     def json_object(self) -> Mapping[str, object] | None:
         """

@@ -193,8 +193,8 @@ class PaymentRoute:
 class Resolution:
     """A route and why it was taken: each candidate that was looked at, in order."""
 
-    route: PaymentRoute
-    trace: tuple[str, ...]
+    route: PaymentRoute = attrs.field(validator=_checks.one_of(PaymentRoute))
+    trace: tuple[str, ...] = attrs.field(validator=_checks.one_of(tuple))
 
 
 Offered = Mapping[tuple[PaymentRail, str], RouteCapabilities]
