@@ -13,7 +13,6 @@ from railcore.errors import InvalidValueError
 Answer = TypeVar("Answer")
 
 _METHOD: Final = re.compile("[A-Z]{1,16}")
-_NOT_ONE_LINE: Final = re.compile(r"[\x00\r\n]")
 
 
 def _is_a_method(_: Any, __: Any, method: Any) -> None:
@@ -31,11 +30,6 @@ def _are_headers(_: Any, __: Any, headers: Any) -> None:
         isinstance(one, str) for pair in headers.items() for one in pair
     ):
         raise InvalidValueError("headers", "a mapping of texts", _checks.shape(headers))
-
-
-def _are_one_line_each(_: Any, __: Any, headers: Any) -> None:
-    if any(_NOT_ONE_LINE.search(one) for pair in headers.items() for one in pair):
-        raise InvalidValueError("headers", "one line each", "a line break among them")
 
 
 def _are_three_texts(_: Any, __: Any, names: Any) -> None:
@@ -68,9 +62,7 @@ class HttpRequest:
 
     method: str = attrs.field(validator=_is_a_method)
     url: str = attrs.field(validator=_checks.text(8192))
-    headers: Mapping[str, str] = attrs.field(
-        factory=dict, validator=[_are_headers, _are_one_line_each], hash=False
-    )
+    headers: Mapping[str, str] = attrs.field(factory=dict, validator=_are_headers, hash=False)
     body: bytes = attrs.field(default=b"", validator=_checks.one_of(bytes), repr=False)
     moves_money: bool = attrs.field(default=False, validator=_checks.one_of(bool))
     credentials_of: tuple[str, str, str] | None = attrs.field(

@@ -91,8 +91,6 @@ def test_a_value_never_changes(value: Any) -> None:
         {"url": "https://psp.example/a b"},
         {"url": "https://psp.example/\r\nX: y"},
         {"url": "https://psp.example/\x00"},
-        {"headers": {"X": "a\r\nY: b"}},
-        {"headers": {"X\n": "a"}},
         {"headers": {"X": 1}},
         {"headers": {1: "a"}},
         {"headers": [("X", "a")]},
