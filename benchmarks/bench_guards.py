@@ -3,8 +3,10 @@ What the guards cost: claim and record by pgbench, with and without each of them
 
 Every variant runs the SQL files of the library (`claim.sql`, then `record.sql`: one payment is two
 statements, each its own transaction, synced to disk) on a database of its own in one private
-cluster. They are compared with a prototype that promises nothing: one execution row and one outbox
-row, a unique key, no head, no journal, no guards. Rounds alternate, forwards and backwards, because
+cluster. They are compared with prototypes that promise nothing: one execution row and one outbox
+row, a unique key, no head, no journal, no guards. The execution row of the first holds a dozen
+columns; that of the second holds what the library's holds, so that it could run the same protocol.
+Rounds alternate, forwards and backwards, because
 a shared machine changes its pace from minute to minute: trust the ratios, taken within a round.
 
     python benchmarks/bench_guards.py --clients 16 --rounds 5 --seconds 3
@@ -110,6 +112,40 @@ insert into outbox (tenant_id, execution_id, payload)
 select tenant_id, execution_id, :payload::jsonb from x
 """
 
+SAME_ROW = """
+create table execution (like railcore_execution including defaults including storage,
+  primary key (tenant_id, execution_id), unique (idempotency_key, tenant_id))
+  with (fillfactor = 70);
+create index on execution (next_check_at) where next_check_at is not null;
+create table outbox (id bigint generated always as identity primary key,
+  tenant_id text not null, execution_id uuid not null, payload json not null,
+  created_at timestamptz not null default now());
+"""
+SAME_ROW_CLAIM = """
+insert into execution (
+  tenant_id, execution_id, payment_id, operation, amount_minor, currency, idempotency_key,
+  fingerprint, provider_key, rail, provider, account, mode, created_at, status, version,
+  lease_owner, lease_token, lease_until, send_count, first_sent_at, last_sent_at, next_check_at,
+  check_count, updated_at, request)
+values (:tenant_id::text, :execution_id::uuid, :payment_id::text, :operation::text,
+  :amount_minor::bigint, :currency::text, :idempotency_key::text, :fingerprint::bytea,
+  :provider_key::text, :rail::text, :provider::text, :account::text, :mode::text, now(),
+  'processing', 1, :lease_owner::text, 1, now() + make_interval(secs => :lease_s::float8), 1,
+  now(), now(), now() + make_interval(secs => :check_after_s::float8), 0, now(), :request::json)
+on conflict do nothing returning execution_id
+"""
+SAME_ROW_RECORD = """
+with x as (
+  update execution set status = :to_status::text, version = version + 1,
+    provider_ref = :provider_ref::text, provider_response = :provider_response::json,
+    lease_owner = null, lease_until = null, next_check_at = null, updated_at = now()
+  where tenant_id = :tenant_id::text and execution_id = :execution_id::uuid
+    and status = :from_status::text and version = :version::integer
+  returning tenant_id, execution_id)
+insert into outbox (tenant_id, execution_id, payload)
+select tenant_id, execution_id, :payload::json from x
+"""
+
 NO_CHECKS = "alter table railcore_execution drop constraint never_forgotten;"
 NO_KEYS = """
 alter table railcore_execution drop constraint state_has_event;
@@ -133,19 +169,17 @@ class Variant:
     """A schema and the two statements that make a payment on it."""
 
     name: str
-    damage: str | None = ""
-    """SQL that takes guards away from the full schema; None: the prototype."""
-
-    @property
-    def statements(self) -> tuple[str, str]:
-        """Claim and record, with ``:name`` parameters."""
-        if self.damage is None:
-            return PROTOTYPE_CLAIM, PROTOTYPE_RECORD
-        return statement("claim").text, statement("record").text
+    damage: str = ""
+    """SQL that takes guards away from the full schema, or adds the tables of a prototype."""
+    claim: str = statement("claim").text
+    record: str = statement("record").text
 
 
 VARIANTS = (
-    Variant(name="prototype", damage=None),
+    Variant(name="prototype", damage=PROTOTYPE, claim=PROTOTYPE_CLAIM, record=PROTOTYPE_RECORD),
+    Variant(
+        name="prototype, same row", damage=SAME_ROW, claim=SAME_ROW_CLAIM, record=SAME_ROW_RECORD
+    ),
     Variant(name="full"),
     Variant(name="without checks", damage=NO_CHECKS),
     Variant(name="without foreign keys", damage=NO_KEYS),
@@ -177,12 +211,10 @@ class Bench:
             connection.execute(f"create database {name}".encode())
         url = sqlalchemy.make_url(self.server.url).set(database=name)
         with psycopg.connect(self._conninfo(name), autocommit=True) as connection:
-            if variant.damage is None:
-                connection.execute(PROTOTYPE.encode())
-            else:
-                schema.install(url)
-                connection.execute((variant.damage or "select 1").encode())
-        (self.folder / name).write_text(script(variant.statements), encoding="utf-8")
+            schema.install(url)
+            connection.execute((variant.damage or "select 1").encode())
+        text = script((variant.claim, variant.record))
+        (self.folder / name).write_text(text, encoding="utf-8")
         self.payments(name, clients=4, seconds=1)
         with psycopg.connect(self._conninfo(name), autocommit=True) as connection:
             connection.execute("vacuum analyze")
@@ -280,13 +312,23 @@ def alternate(runs: Mapping[str, Run], *, rounds: int, seconds: int) -> dict[str
 
 
 def table(title: str, reached: Mapping[str, Sequence[float]]) -> str:
-    """Return a Markdown table of medians and spreads, against the first row."""
-    lines = [f"### {title}", "", "| | payments/s | ratio |", "|---|---|---|"]
-    base = next(iter(reached.values()))
+    """Return a Markdown table of medians and spreads, against the first and the second row."""
+    first, second, *_ = reached
+    lines = [
+        f"### {title}",
+        "",
+        f"| | payments/s | of {first} | of {second} |",
+        "|---|---|---|---|",
+    ]
     for name, rates in reached.items():
-        ratios = [rate / other for rate, other in zip(rates, base, strict=True)]
-        lines.append(f"| {name} | {spread(rates, '.0f')} | {spread(ratios, '.2f')} |")
+        ratios = [spread(within(rates, reached[it]), ".2f") for it in (first, second)]
+        lines.append(f"| {name} | {spread(rates, '.0f')} | {' | '.join(ratios)} |")
     return "\n".join(lines) + "\n"
+
+
+def within(rates: Sequence[float], base: Sequence[float]) -> list[float]:
+    """Return the ratio of every round."""
+    return [rate / other for rate, other in zip(rates, base, strict=True)]
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -339,17 +381,17 @@ def single(
 
 def many(bench: Bench, names: Mapping[str, str], options: argparse.Namespace) -> str:
     """Compare statements for 64 payments with those for one."""
-    runs: dict[str, Run] = {
-        "full, one a statement, 16 clients": lambda seconds: bench.payments(
-            names["full"], clients=16, seconds=seconds
-        ),
-        f"full, {BATCH} a statement, 2 connections": lambda seconds: bench.batches(
-            names["full"], connections=2, seconds=seconds
-        ),
-        "prototype, one a statement, 16 clients": lambda seconds: bench.payments(
-            names["prototype"], clients=16, seconds=seconds
-        ),
-    }
+    one = "one a statement, 16 clients"
+    names = {f"{it}, {one}": names[it] for it in ("prototype", "prototype, same row", "full")}
+
+    def run(name: str) -> Run:
+        return lambda seconds: bench.payments(name, clients=16, seconds=seconds)
+
+    runs = {variant: run(name) for variant, name in names.items()}
+    full = names[f"full, {one}"]
+    runs[f"full, {BATCH} a statement, 2 connections"] = lambda seconds: bench.batches(
+        full, connections=2, seconds=seconds
+    )
     return table(
         f"{BATCH} payments a statement",
         alternate(runs, rounds=options.rounds, seconds=options.seconds),

@@ -57,6 +57,7 @@ _CLAIM: Final = template("claim", writes=True, prepared=True)
 _CLAIM_FOLLOWUP: Final = template("claim_followup", writes=True, prepared=True)
 _CLAIM_MANY: Final = template("claim_many", writes=True, prepared=True)
 _RECORD: Final = template("record", writes=True, prepared=True)
+_RECORD_FOLLOWUP: Final = template("record_followup", writes=True, prepared=True)
 _RECORD_MANY: Final = template("record_many", writes=True, prepared=True)
 _ACQUIRE: Final = template("acquire", writes=True)
 _MARK_SENT: Final = template("mark_sent", writes=True, prepared=True)
@@ -103,7 +104,9 @@ def claim_request(claim: Claim) -> Request[Claim]:
 
 def record_request(recording: Recording) -> Request[Recording]:
     """Return *recording*, encoded; raise InvalidValueError when its event is not JSON-like."""
-    return Request(recording, rows.record_parameters(recording), _RECORD)
+    follows = recording.before.operation.follows_a_parent
+    form = _RECORD_FOLLOWUP if follows else _RECORD
+    return Request(recording, rows.record_parameters(recording), form)
 
 
 def claim(request: Request[Claim]) -> Flow[ClaimOutcome]:

@@ -105,7 +105,7 @@ event = Table(
     _key("idempotency_key"),
     _at("occurred_at"),
     _json("payload"),
-    PrimaryKeyConstraint("tenant_id", "aggregateid", "seq", name="railcore_event_pkey"),
+    PrimaryKeyConstraint("aggregateid", "seq", "tenant_id", name="railcore_event_pkey"),
     UniqueConstraint(
         "execution_id", "version", "to_status", "tenant_id", name="railcore_event_state"
     ),
@@ -176,7 +176,7 @@ execution = Table(
     _json("request"),
     _json("next_action", nullable=True),
     _json("provider_response", nullable=True),
-    PrimaryKeyConstraint("tenant_id", "execution_id", name="railcore_execution_pkey"),
+    PrimaryKeyConstraint("execution_id", "tenant_id", name="railcore_execution_pkey"),
     UniqueConstraint("idempotency_key", "tenant_id", name="railcore_execution_key"),
     ForeignKeyConstraint(
         ["tenant_id", "payment_id"],

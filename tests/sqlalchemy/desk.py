@@ -100,12 +100,11 @@ class Desk:
 
     def claim(self, row: Row) -> str:
         """Claim in the single form and return the verdict."""
-        form = "claim" if row["operation"] in {"charge", "authorize"} else "claim_followup"
-        return str(self.run(form, row)[0]["verdict"])
+        return str(self.run(f"claim{_follow(row)}", row)[0]["verdict"])
 
     def record(self, row: Row) -> str:
         """Record in the single form and return the verdict."""
-        return str(self.run("record", row)[0]["verdict"])
+        return str(self.run(f"record{_follow(row)}", row)[0]["verdict"])
 
     def claim_many(self, rows: Sequence[Row]) -> list[str]:
         """Claim in one statement and return the verdicts, in the order of *rows*."""
@@ -142,6 +141,10 @@ class Desk:
         items = json.dumps([{**_plain(row), "ord": n} for n, row in enumerate(rows)])
         answers = {row["ord"]: str(row["verdict"]) for row in self.run(name, {"items": items})}
         return [answers[n] for n in range(len(rows))]
+
+
+def _follow(row: Row) -> str:
+    return "" if row["operation"] in {"charge", "authorize"} else "_followup"
 
 
 def _plain(row: Row) -> dict[str, object]:

@@ -97,6 +97,9 @@ def test_one_key_is_claimed_once(database_url: str, many: bool) -> None:
     desk.close()
 
 
+KEPT = ("tenant_id", "execution_id", "payment_id", "operation")
+
+
 class Soak:
     """A worker that claims and records at random, over few keys and payments, in both forms."""
 
@@ -133,7 +136,7 @@ class Soak:
         self._share(answers, desk.record, desk.record_many)
 
     def _answer(self, stored: Row) -> Row:
-        claimed = {name: stored[name] for name in ("tenant_id", "execution_id", "payment_id")}
+        claimed = {name: stored[name] for name in KEPT}
         given = {"version": stored["version"], "from_status": stored["status"], "bucket": 7}
         row = record_row({**claim_row(), **claimed}, self.chance.choice(TO), **given)
         return {**row, "version": row["version"] + self.chance.choice([0, 0, 0, 1])}

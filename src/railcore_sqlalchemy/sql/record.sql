@@ -1,4 +1,4 @@
--- Record what became of an execution: one row of verdict (recorded | stale), seq, held, at.
+-- Record what became of a charge or an authorization: one row of verdict (recorded | stale), seq, held, at.
 -- held says whether :token was the newest. The values are stored as they are given.
 -- The guard is status and version, not the lease: the answer of a writer that lost its lease is news like any other.
 -- What speaks only for the writer's own try (it never left) is fenced: it counts from the holder of the lease alone.
@@ -21,19 +21,15 @@ with x as (
   where tenant_id = :tenant_id::text and execution_id = :execution_id::uuid and payment_id = :payment_id::text
     and status = :from_status::text and version = :version::integer
     and (lease_token = :token::bigint or not :fenced::boolean)
+    and operation in ('charge', 'authorize')
   returning tenant_id, operation, amount_minor, rail, provider, idempotency_key,
     status <> 'pending' as over, status = 'completed' as won, lease_token = :token::bigint as held
 ), p as (
   update railcore_payment head set
     seq = head.seq + 1,
-    charging = head.charging - case when over and operation in ('charge', 'authorize') then amount_minor else 0 end,
-    authorized = head.authorized + case when won and operation in ('charge', 'authorize') then amount_minor else 0 end,
-    capturing = head.capturing - case when over and operation = 'capture' then amount_minor else 0 end,
-    captured = head.captured + case when won and operation in ('charge', 'capture') then amount_minor else 0 end,
-    voiding = head.voiding - case when over and operation = 'void' then amount_minor else 0 end,
-    voided = head.voided + case when won and operation = 'void' then amount_minor else 0 end,
-    refunding = head.refunding - case when over and operation = 'refund' then amount_minor else 0 end,
-    refunded = head.refunded + case when won and operation = 'refund' then amount_minor else 0 end
+    charging = head.charging - case when over then amount_minor else 0 end,
+    authorized = head.authorized + case when won then amount_minor else 0 end,
+    captured = head.captured + case when won and operation = 'charge' then amount_minor else 0 end
   from x where head.tenant_id = :tenant_id::text and head.payment_id = :payment_id::text
   returning head.tenant_id, head.seq, x.rail, x.provider, x.idempotency_key, x.held
 ), e as (

@@ -5,9 +5,9 @@
 -- more than the rows, so the rules that concern one row alone are in the guard functions, which stay compiled and
 -- refuse with the same SQLSTATE (23514) and a constraint's name. benchmarks/bench_guards.py prints what each costs.
 --
--- tenant_id is part of every key and leads the primary keys. In a second key of the same table it comes last: were it
--- first there too, a look-up by tenant and id might use that index for the tenant alone, as it did on fresh tables, whose
--- rows Postgres believes to be few, and so read all of a tenant's rows, for a foreign key too.
+-- tenant_id is part of every key. It leads the only key of a table; where there are two, it comes last in both: a look-up
+-- in one of them would otherwise use the other for the tenant alone, and read all of a tenant's rows, for as long as
+-- Postgres believes them to be few (docs/explanation/tenants-in-keys.md).
 
 create table railcore_edge (
   from_status text collate "C" not null,
@@ -38,7 +38,7 @@ create table railcore_event (
   idempotency_key text collate "C" not null,
   occurred_at timestamptz not null,
   payload json not null,
-  constraint railcore_event_pkey primary key (tenant_id, aggregateid, seq),
+  constraint railcore_event_pkey primary key (aggregateid, seq, tenant_id),
   constraint railcore_event_state unique (execution_id, version, to_status, tenant_id)
 );
 
@@ -103,7 +103,7 @@ create table railcore_execution (
   request json not null,
   next_action json,
   provider_response json,
-  constraint railcore_execution_pkey primary key (tenant_id, execution_id),
+  constraint railcore_execution_pkey primary key (execution_id, tenant_id),
   constraint railcore_execution_key unique (idempotency_key, tenant_id),
   constraint execution_has_payment foreign key (tenant_id, payment_id)
     references railcore_payment (tenant_id, payment_id),
