@@ -127,7 +127,7 @@ payment = Table(
     _big("voided", zero=True),
     _big("refunding", zero=True),
     _big("refunded", zero=True),
-    PrimaryKeyConstraint("tenant_id", "payment_id", name="railcore_payment_pkey"),
+    PrimaryKeyConstraint("payment_id", "tenant_id", name="railcore_payment_pkey"),
     ForeignKeyConstraint(
         ["tenant_id", "payment_id", "seq"],
         ["railcore_event.tenant_id", "railcore_event.aggregateid", "railcore_event.seq"],
@@ -179,11 +179,6 @@ execution = Table(
     PrimaryKeyConstraint("execution_id", "tenant_id", name="railcore_execution_pkey"),
     UniqueConstraint("idempotency_key", "tenant_id", name="railcore_execution_key"),
     ForeignKeyConstraint(
-        ["tenant_id", "payment_id"],
-        ["railcore_payment.tenant_id", "railcore_payment.payment_id"],
-        name="execution_has_payment",
-    ),
-    ForeignKeyConstraint(
         ["tenant_id", "execution_id", "version", "status"],
         [
             "railcore_event.tenant_id",
@@ -215,7 +210,7 @@ outbox = Table(
     _int("attempts", zero=True),
     _at("parked_at", nullable=True),
     _text("last_error", nullable=True),
-    PrimaryKeyConstraint("bucket", "tenant_id", "aggregateid", "seq", name="railcore_outbox_pkey"),
+    PrimaryKeyConstraint("bucket", "aggregateid", "seq", "tenant_id", name="railcore_outbox_pkey"),
 )
 
 bucket = Table(
@@ -243,7 +238,7 @@ discrepancy = Table(
     _text("resolved_by", nullable=True),
     _text("resolution", nullable=True),
     _id("resolving_execution_id", nullable=True),
-    PrimaryKeyConstraint("tenant_id", "discrepancy_id", name="railcore_discrepancy_pkey"),
+    PrimaryKeyConstraint("discrepancy_id", "tenant_id", name="railcore_discrepancy_pkey"),
     ForeignKeyConstraint(
         ["tenant_id", "payment_id", "seq"],
         ["railcore_event.tenant_id", "railcore_event.aggregateid", "railcore_event.seq"],
@@ -273,7 +268,7 @@ reference = Table(
     _id("execution_id"),
     _at("created_at"),
     PrimaryKeyConstraint(
-        "tenant_id", "provider", "account", "reference", name="railcore_reference_pkey"
+        "reference", "account", "provider", "tenant_id", name="railcore_reference_pkey"
     ),
     ForeignKeyConstraint(
         ["tenant_id", "execution_id"],
@@ -322,7 +317,7 @@ wallet_transfer = Table(
     _id("pending_id", nullable=True),
     Column("hold_s", Double(), nullable=True),
     _at("made_at"),
-    PrimaryKeyConstraint("tenant_id", "transfer_id", name="railcore_wallet_transfer_pkey"),
+    PrimaryKeyConstraint("transfer_id", "tenant_id", name="railcore_wallet_transfer_pkey"),
     CheckConstraint("amount_minor > 0", name="transfer_amount"),
     CheckConstraint("debit_account <> credit_account", name="transfer_between_two"),
     CheckConstraint(
@@ -357,8 +352,8 @@ wallet_transfer = Table(
     ),
     Index(
         "railcore_wallet_transfer_resolution",
-        "tenant_id",
         "pending_id",
+        "tenant_id",
         unique=True,
         postgresql_where=text("pending_id is not null"),
     ),

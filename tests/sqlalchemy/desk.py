@@ -147,12 +147,17 @@ def _follow(row: Row) -> str:
     return "" if row["operation"] in {"charge", "authorize"} else "_followup"
 
 
+NESTED = frozenset({"payload", "request", "next_action", "provider_response"})
+
+
 def _plain(row: Row) -> dict[str, object]:
-    return {name: _json(value) for name, value in row.items()}
+    return {name: _json(name, value) for name, value in row.items()}
 
 
-def _json(value: object) -> object:
+def _json(name: str, value: object) -> object:
     match value:
+        case str() if name in NESTED:
+            return json.loads(value)
         case bytes():
             return value.hex()
         case UUID():

@@ -265,24 +265,28 @@ def test_a_step_of_a_payment_without_its_event_is_refused(desk: Desk) -> None:
     assert refused(desk, query, row["payment_id"]).diag.constraint_name == "head_has_event"
 
 
-def test_an_execution_without_a_payment_is_refused(desk: Desk) -> None:
+def test_an_execution_without_a_payment_never_changes_state(desk: Desk) -> None:
     row = prepare(desk, "processing")
-    error = refused(
-        desk,
+    orphan = {**row, "execution_id": uuid4(), "payment_id": "nobody"}
+    desk.sql(
         """
         with it as (
-          insert into railcore_execution select * from jsonb_populate_record(
+          insert into railcore_execution select * from json_populate_record(
             (select x from railcore_execution x where execution_id = %s),
-            '{"payment_id": "nobody", "idempotency_key": "other",
-              "execution_id": "00000000-0000-0000-0000-000000000001"}')
+            json_build_object('payment_id', 'nobody', 'idempotency_key', %s::text,
+              'execution_id', %s::uuid))
           returning *)
         insert into railcore_event
         select tenant_id, payment_id, 1, gen_random_uuid(), 'payment', 'x', execution_id, 1,
           'none', 'processing', rail, provider, idempotency_key, now(), '{}' from it
         """,
         row["execution_id"],
+        str(orphan["execution_id"]),
+        orphan["execution_id"],
     )
-    assert error.diag.constraint_name == "execution_has_payment"
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as caught:
+        desk.record(record_row(orphan, "completed"))
+    assert caught.value.diag.constraint_name == "state_has_event"
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@
 -- more than the rows, so the rules that concern one row alone are in the guard functions, which stay compiled and
 -- refuse with the same SQLSTATE (23514) and a constraint's name. benchmarks/bench_guards.py prints what each costs.
 --
--- tenant_id is part of every key. It leads the only key of a table; where there are two, it comes last in both: a look-up
--- in one of them would otherwise use the other for the tenant alone, and read all of a tenant's rows, for as long as
--- Postgres believes them to be few (docs/explanation/tenants-in-keys.md).
+-- tenant_id is part of every key and comes last: of two keys that it leads, a look-up may use the wrong one for the tenant
+-- alone, and read all of a tenant's rows, for as long as Postgres believes them to be few
+-- (docs/explanation/tenants-in-keys.md).
 
 create table railcore_edge (
   from_status text collate "C" not null,
@@ -58,12 +58,13 @@ create table railcore_payment (
   voided bigint not null default 0,
   refunding bigint not null default 0,
   refunded bigint not null default 0,
-  constraint railcore_payment_pkey primary key (tenant_id, payment_id),
+  constraint railcore_payment_pkey primary key (payment_id, tenant_id),
   constraint head_has_event foreign key (tenant_id, payment_id, seq)
     references railcore_event (tenant_id, aggregateid, seq)
 ) with (fillfactor = 70);
 
--- One money-moving operation: the unit of idempotency and of doubt.
+-- One money-moving operation: the unit of idempotency and of doubt. Its payment is not a foreign key, which would be asked
+-- about a row that the same statement has just written; an execution without one could never be recorded.
 create table railcore_execution (
   tenant_id text collate "C" not null,
   execution_id uuid not null,
@@ -105,8 +106,6 @@ create table railcore_execution (
   provider_response json,
   constraint railcore_execution_pkey primary key (execution_id, tenant_id),
   constraint railcore_execution_key unique (idempotency_key, tenant_id),
-  constraint execution_has_payment foreign key (tenant_id, payment_id)
-    references railcore_payment (tenant_id, payment_id),
   constraint state_has_event foreign key (tenant_id, execution_id, version, status)
     references railcore_event (tenant_id, execution_id, version, to_status),
   constraint never_forgotten check ((status in ('processing', 'pending')) = (next_check_at is not null))
@@ -124,7 +123,7 @@ create table railcore_outbox (
   attempts integer not null default 0,
   parked_at timestamptz,
   last_error text,
-  constraint railcore_outbox_pkey primary key (bucket, tenant_id, aggregateid, seq)
+  constraint railcore_outbox_pkey primary key (bucket, aggregateid, seq, tenant_id)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
 
 -- Who relays which part of the outbox, with a fencing token.
@@ -152,7 +151,7 @@ create table railcore_discrepancy (
   resolved_by text,
   resolution text,
   resolving_execution_id uuid,
-  constraint railcore_discrepancy_pkey primary key (tenant_id, discrepancy_id),
+  constraint railcore_discrepancy_pkey primary key (discrepancy_id, tenant_id),
   constraint discrepancy_has_event foreign key (tenant_id, payment_id, seq)
     references railcore_event (tenant_id, aggregateid, seq),
   constraint discrepancy_has_execution foreign key (tenant_id, execution_id)
@@ -170,7 +169,7 @@ create table railcore_reference (
   reference text collate "C" not null,
   execution_id uuid not null,
   created_at timestamptz not null,
-  constraint railcore_reference_pkey primary key (tenant_id, provider, account, reference),
+  constraint railcore_reference_pkey primary key (reference, account, provider, tenant_id),
   constraint reference_has_execution foreign key (tenant_id, execution_id)
     references railcore_execution (tenant_id, execution_id)
 );

@@ -31,7 +31,7 @@ create table railcore_wallet_transfer (
   pending_id uuid,
   hold_s double precision,
   made_at timestamptz not null,
-  constraint railcore_wallet_transfer_pkey primary key (tenant_id, transfer_id),
+  constraint railcore_wallet_transfer_pkey primary key (transfer_id, tenant_id),
   constraint transfer_amount check (amount_minor > 0),
   constraint transfer_between_two check (debit_account <> credit_account),
   constraint transfer_kind check (case kind when 'single' then pending_id is null and hold_s is null
@@ -46,7 +46,7 @@ create table railcore_wallet_transfer (
     references railcore_wallet_transfer (tenant_id, transfer_id)
 );
 
-create unique index railcore_wallet_transfer_resolution on railcore_wallet_transfer (tenant_id, pending_id)
+create unique index railcore_wallet_transfer_resolution on railcore_wallet_transfer (pending_id, tenant_id)
   where pending_id is not null;
 
 -- When holds end. A resolved one stays, and leaves the index of those to be looked at.
