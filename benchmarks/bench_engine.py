@@ -3,8 +3,9 @@ Claim and record through the engine, against pgbench running the very same SQL f
 
 pgbench is the limit: it runs `claim.sql` and `record.sql` with next to no work of its own. The
 engine does all that a host gets (routes, fingerprints, keys, events, values that validate) on a
-rail that succeeds at once. Both synced to disk, with every guard on, on one private cluster that
-shares the processors with them; one process each. Rounds alternate, ratios are within a round.
+rail that succeeds at once; requests are built beforehand, as they are the host's. Both synced to
+disk, with every guard on, on one private cluster that shares the processors with them; one process
+each. Rounds alternate, ratios are within a round.
 
     python benchmarks/bench_engine.py --rounds 5 --seconds 5
 """
@@ -12,6 +13,7 @@ shares the processors with them; one process each. Rounds alternate, ratios are 
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import tempfile
@@ -52,7 +54,8 @@ ROUTES = {
     },
     "defaults": {"card": "cards"},
 }
-_runs = count(1)
+MOST_PER_S = 8000
+_numbers = count(1)
 
 
 class InstantRail:
@@ -91,20 +94,22 @@ class AsyncInstantRail:
         return RailResult.absent()
 
 
-def contexts(caller: int) -> Iterator[PaymentContext]:
-    """Yield requests that nobody made before."""
-    run = next(_runs)
-    for number in count():
-        name = f"{run:06}-{caller:03}-{number:09}"
-        yield PaymentContext(
-            tenant_id="acme",
-            payment_id=f"pay_{name}",
-            idempotency_key=f"key_{name}",
-            money=Money(1250, SAR),
-            payment_option_key="card",
-            instrument_token="tok_visa",
-            metadata={"order": "x" * 120},
-        )
+def requests(callers: int, seconds: int) -> list[Iterator[PaymentContext]]:
+    """Return for each caller more requests that nobody made before than it can get done."""
+    many = MOST_PER_S * seconds // callers
+    return [iter([_request(next(_numbers)) for _ in range(many)]) for _ in range(callers)]
+
+
+def _request(number: int) -> PaymentContext:
+    return PaymentContext(
+        tenant_id="acme",
+        payment_id=f"pay_{number:030}",
+        idempotency_key=f"key_{number:030}",
+        money=Money(1250, SAR),
+        payment_option_key="card",
+        instrument_token="tok_visa",
+        metadata={"order": "x" * 120},
+    )
 
 
 def call_by_call(url: str, callers: int) -> Run:
@@ -119,15 +124,16 @@ def call_by_call(url: str, callers: int) -> Run:
         routes = ConfigDrivenRouteResolver.from_mapping(ROUTES, offered=rails.offered)
         engine = PaymentEngine(rails=rails, routes=routes, store=SqlExecutionStore(database))
         start = threading.Barrier(callers + 1)
+        ready = requests(callers, seconds)
+        gc.freeze()
 
-        def work(caller: int) -> int:
-            asked = contexts(caller)
+        def work(asked: Iterator[PaymentContext]) -> int:
             engine.execute(next(asked))
             start.wait()
             return _count_sync(engine.execute, asked, time.perf_counter() + seconds)
 
         with ThreadPoolExecutor(callers) as pool:
-            done = [pool.submit(work, caller) for caller in range(callers)]
+            done = [pool.submit(work, asked) for asked in ready]
             start.wait()
             began = time.perf_counter()
             total = sum(one.result() for one in done)
@@ -148,7 +154,8 @@ def in_bulk(url: str, in_flight: int) -> Run:
         routes = ConfigDrivenRouteResolver.from_mapping(ROUTES, offered=rails.offered)
         store = AsyncSqlExecutionStore(database)
         engine = AsyncPaymentEngine(rails=rails, routes=routes, store=store)
-        asked = [contexts(caller) for caller in range(in_flight)]
+        asked = requests(in_flight, seconds)
+        gc.freeze()
         await asyncio.gather(*(engine.execute(next(one)) for one in asked))
         began = time.perf_counter()
         end = began + seconds

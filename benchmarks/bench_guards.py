@@ -46,6 +46,7 @@ SETTINGS = {
 }
 SESSION = {**schema.HOT_SETTINGS, "jit": "off"}
 BATCH = 64
+NESTED = ("payload", "request", "provider_response")
 
 CONSTANTS: Mapping[str, str] = {
     "tenant_id": "acme",
@@ -149,7 +150,6 @@ select tenant_id, execution_id, :payload::json from x
 NO_CHECKS = "alter table railcore_execution drop constraint never_forgotten;"
 NO_KEYS = """
 alter table railcore_execution drop constraint state_has_event;
-alter table railcore_execution drop constraint if exists execution_has_payment;
 alter table railcore_payment drop constraint head_has_event;
 """
 NO_GUARDS = """
@@ -278,6 +278,10 @@ def batch_row(number: int, ord_: int) -> dict[str, object]:
     return {
         **CONSTANTS,
         "fingerprint": "ab" * 32,
+        **{
+            name: json.loads(CONSTANTS[name])
+            for name in ("payload", "request", "provider_response")
+        },
         "sent": True,
         "fenced": False,
         "ord": ord_,

@@ -17,7 +17,6 @@ from railcore.events import JournalEvent
 from railcore.execution import PaymentExecution, PaymentView
 from railcore.flow import adrive, drive
 from railcore.kernel import EngineSettings, Kernel, check_leases
-from railcore.observability import SilentObserver
 from railcore.ports import (
     AsyncExecutionStore,
     AsyncRail,
@@ -306,6 +305,6 @@ def _kernel(  # noqa: PLR0917 - one place for the defaults of both colours
         offered=offered,
         settings=settings,
         clock=clock,
-        observer=observer or SilentObserver(),
+        observer=observer,
         new_id=new_id or uuid7_maker(clock.now),
     )

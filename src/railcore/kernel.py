@@ -105,6 +105,7 @@ class Kernel:
     Attributes:
         routes: Finds routes for new executions.
         offered: What is registered, with capabilities.
+        observer: Is told of rail calls and answers, if there is one.
         clock: Time for deadlines and expiry; leases and due dates are the store's.
         new_id: Makes execution ids.
     """
@@ -113,7 +114,7 @@ class Kernel:
     offered: Offered
     settings: EngineSettings
     clock: Clock
-    observer: Observer
+    observer: Observer | None
     new_id: Callable[[], UUID]
 
     def plan(self, context: PaymentContext) -> Plan:

@@ -107,10 +107,3 @@ def execution_observed(
         failure_code=execution.failure or execution.cause,
         is_repeat=is_repeat,
     )
-
-
-class SilentObserver:
-    """Tells nobody."""
-
-    def observe(self, observed: Observed, /) -> None:
-        """Do nothing."""

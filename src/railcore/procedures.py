@@ -76,7 +76,7 @@ class Procedures:
         started_s = self.kernel.clock.monotonic()
         execution, is_repeat = yield from self._claimed_or_known(context)
         took_s = self.kernel.clock.monotonic() - started_s
-        self._tell(execution_observed(execution, took_s, is_repeat=is_repeat))
+        self._tell(lambda: execution_observed(execution, took_s, is_repeat=is_repeat))
         return execution
 
     def refresh(self, tenant_id: str, execution_id: UUID) -> Procedure[PaymentExecution]:
@@ -216,11 +216,9 @@ class Procedures:
         try:
             answer = yield from ask(call)
         except BaseException as error:
-            took_s = self.kernel.clock.monotonic() - started_s
-            self._tell(rail_observed(execution, step, took_s, error))
+            self._tell_of_call(execution, step, started_s, error)
             raise
-        took_s = self.kernel.clock.monotonic() - started_s
-        self._tell(rail_observed(execution, step, took_s, answer))
+        self._tell_of_call(execution, step, started_s, answer)
         return answer
 
     def _record(self, recording: Recording) -> Procedure[PaymentExecution | None]:
@@ -259,9 +257,21 @@ class Procedures:
             yield from ask(lambda: self.store.reschedule(execution, seconds))
         return (yield from self.get(execution.tenant_id, execution.execution_id))
 
-    def _tell(self, observed: Observed) -> None:
-        with suppress(Exception):
-            self.kernel.observer.observe(observed)
+    def _tell_of_call(
+        self,
+        execution: PaymentExecution,
+        step: str,
+        started_s: float,
+        answer: RailResult | BaseException,
+    ) -> None:
+        took_s = self.kernel.clock.monotonic() - started_s
+        self._tell(lambda: rail_observed(execution, step, took_s, answer))
+
+    def _tell(self, observed: Callable[[], Observed]) -> None:
+        observer = self.kernel.observer
+        if observer is not None:
+            with suppress(Exception):
+                observer.observe(observed())
 
 
 def _judged(result: RailResult, execution: PaymentExecution, decision: OperatorDecision) -> Fact:

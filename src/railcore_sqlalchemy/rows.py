@@ -49,6 +49,9 @@ Parameters = dict[str, str | None]
 """What a statement is given, by name, in the spelling that PostgreSQL reads."""
 
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_NESTED: Final = ("payload", "request", "next_action", "provider_response")
+"""The parameters that are JSON; ``payload`` is never missing."""
+
 _NO_LEASE: Final = Lease(None, 0, None)
 _PLAIN: Final = ("payer_token", "instrument_token", "contract_id", "return_url", "correlation_id")
 _BOOLEAN: Final = {False: "false", True: "true"}
@@ -140,8 +143,12 @@ def note_parameters(
 
 
 def items(requests: Sequence[Parameters]) -> str:
-    """Return what a set-based statement is given: a JSON array, each member with its ``ord``."""
-    return _ENCODER.encode([_item(ord_, one) for ord_, one in enumerate(requests)])
+    """
+    Return what a set-based statement is given: a JSON array, each member with its ``ord``.
+
+    What is JSON already is nested as it is: to escape it again would cost both sides dearly.
+    """
+    return f"[{','.join(_item(ord_, one) for ord_, one in enumerate(requests))}]"
 
 
 def claimed(claim: Claim, at: datetime) -> PaymentExecution:
@@ -348,11 +355,13 @@ def _next_action_of(shown: Mapping[str, Any] | None) -> NextAction | None:
     )
 
 
-def _item(ord_: int, parameters: Parameters) -> dict[str, object]:
+def _item(ord_: int, parameters: Parameters) -> str:
+    plain: dict[str, object] = {"ord": ord_, **parameters}
+    nested = [f'"{name}":{text}' for name in _NESTED if (text := plain.pop(name, None)) is not None]
     fingerprint = parameters.get("fingerprint")
-    if fingerprint is None:
-        return {"ord": ord_, **parameters}
-    return {"ord": ord_, **parameters, "fingerprint": fingerprint[2:]}
+    if fingerprint is not None:
+        plain["fingerprint"] = fingerprint[2:]
+    return f"{_ENCODER.encode(plain)[:-1]},{','.join(nested)}}}"
 
 
 def _json(field: str, value: object) -> str:

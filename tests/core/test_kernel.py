@@ -35,7 +35,6 @@ from railcore.kernel import (
 )
 from railcore.lifecycle import FactSource, decide
 from railcore.money import SAR, USD, Money
-from railcore.observability import SilentObserver
 from railcore.protocol import ClaimOutcome, ClaimVerdict
 from railcore.results import RailResult
 from railcore.routing import ConfigDrivenRouteResolver, RouteCapabilities, TimingBounds
@@ -78,7 +77,7 @@ def kernel(can: RouteCapabilities = CAPABLE, clock: FakeClock | None = None) -> 
         offered=offered,
         settings=EngineSettings(),
         clock=clock or FakeClock(),
-        observer=SilentObserver(),
+        observer=None,
         new_id=lambda: ID,
     )
 

@@ -1,5 +1,5 @@
 -- Claim many executions in one statement: a row of ord, verdict, seq, at for each, in no promised order.
--- :items is a JSON array of objects with the parameters of claim.sql as members (fingerprint in hex) and ord.
+-- :items is a JSON array of objects with the parameters of claim.sql as members (fingerprint in hex, JSON nested as it is) and ord.
 -- Verdicts: those of claim.sql and claim_followup.sql, and
 --   again  a second row of one payment or of one key: put it into the next batch,
 --   busy   another transaction holds the payment's head: use the single form, which waits.
@@ -17,8 +17,8 @@ with i as materialized (
   from json_to_recordset(:items::json) as i (
     ord integer, tenant_id text, execution_id uuid, payment_id text, operation text, amount_minor bigint, currency text,
     due_minor bigint, idempotency_key text, fingerprint text, provider_key text, rail text, provider text, account text,
-    mode text, payment_option_key text, parent_execution_id uuid, request text, lease_owner text, lease_s float8,
-    sent boolean, check_after_s float8, head_seq bigint, event_id uuid, event_type text, payload text, bucket smallint)
+    mode text, payment_option_key text, parent_execution_id uuid, request json, lease_owner text, lease_s float8,
+    sent boolean, check_after_s float8, head_seq bigint, event_id uuid, event_type text, payload json, bucket smallint)
   order by tenant_id collate "C", payment_id collate "C", ord
 ), o as materialized (
   select i.*, coalesce(h.seq, 0) + 1 as seq, case when h.seq is null then 'new' else 'locked' end as head,
@@ -53,7 +53,7 @@ with i as materialized (
     case when sent then lease_owner end, case when sent then 1 else 0 end,
     case when sent then now() + make_interval(secs => lease_s) end,
     case when sent then 1 else 0 end, case when sent then now() end, case when sent then now() end,
-    now() + make_interval(secs => check_after_s), 0, now(), request::json
+    now() + make_interval(secs => check_after_s), 0, now(), request
   from o where refusal is null
   order by tenant_id collate "C", idempotency_key collate "C"
   on conflict do nothing
@@ -82,7 +82,7 @@ with i as materialized (
     tenant_id, aggregateid, seq, id, aggregatetype, type, execution_id, version, from_status, to_status,
     payment_rail, payment_provider, idempotency_key, occurred_at, payload)
   select tenant_id, payment_id, seq, event_id, 'payment', event_type, execution_id, 1, 'none', 'processing',
-    rail, provider, idempotency_key, now(), payload::json
+    rail, provider, idempotency_key, now(), payload
   from w where verdict = 'claimed'
 ), q as (
   insert into railcore_outbox (bucket, tenant_id, aggregateid, seq, enqueued_at)

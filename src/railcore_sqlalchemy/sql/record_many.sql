@@ -7,8 +7,8 @@ with i as materialized (
   from json_to_recordset(:items::json) as i (
     ord integer, tenant_id text, execution_id uuid, payment_id text, version integer, from_status text, to_status text,
     pending_reason text, failure_code text, cause_code text, phase smallint, progress bigint,
-    provider_ref text, settled_minor bigint, next_action text, expires_at timestamptz, provider_response text, token bigint,
-    next_check_s float8, event_id uuid, event_type text, payload text, bucket smallint, fenced boolean)
+    provider_ref text, settled_minor bigint, next_action json, expires_at timestamptz, provider_response json, token bigint,
+    next_check_s float8, event_id uuid, event_type text, payload json, bucket smallint, fenced boolean)
 ), o as materialized (
   select i.*, h.seq + 1 as seq, r.operation, r.amount_minor, r.rail, r.provider, r.idempotency_key,
     r.lease_token = i.token as held,
@@ -38,8 +38,8 @@ with i as materialized (
     status = o.to_status, version = r.version + 1,
     pending_reason = o.pending_reason, failure_code = o.failure_code, cause_code = o.cause_code,
     phase = o.phase, progress = o.progress, provider_ref = o.provider_ref, settled_minor = o.settled_minor,
-    next_action = o.next_action::json, expires_at = o.expires_at,
-    provider_response = o.provider_response::json,
+    next_action = o.next_action, expires_at = o.expires_at,
+    provider_response = o.provider_response,
     lease_owner = case when r.lease_token = o.token then null else r.lease_owner end,
     lease_until = case when r.lease_token = o.token then null else r.lease_until end,
     next_check_at = case
@@ -65,7 +65,7 @@ with i as materialized (
     tenant_id, aggregateid, seq, id, aggregatetype, type, execution_id, version, from_status, to_status,
     payment_rail, payment_provider, idempotency_key, occurred_at, payload)
   select tenant_id, payment_id, seq, event_id, 'payment', event_type, execution_id, version + 1, from_status, to_status,
-    rail, provider, idempotency_key, now(), payload::json
+    rail, provider, idempotency_key, now(), payload
   from o where verdict = 'recorded'
 ), q as (
   insert into railcore_outbox (bucket, tenant_id, aggregateid, seq, enqueued_at)
