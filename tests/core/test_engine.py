@@ -861,6 +861,17 @@ def test_an_authorization_is_captured_and_the_rest_voided(host: Host) -> None:
     )
 
 
+def test_what_was_voided_may_be_charged_again(host: Host) -> None:
+    parent = host.execute(context(operation=Operation.AUTHORIZE))
+    again = context(idempotency_key="key-2", money=Money(250, SAR))
+    with pytest.raises(LiveExecutionExists):
+        host.execute(again)
+
+    host.execute(refund(parent, "v1", operation=Operation.VOID, money=Money(250, SAR)))
+
+    assert host.execute(again).status is COMPLETED
+
+
 def test_a_charge_is_refunded_in_parts_up_to_what_was_captured(host: Host) -> None:
     parent = host.execute(context())
     for number, amount in enumerate((500, 750)):

@@ -347,6 +347,7 @@ ANSWERS: Final[dict[str, Any]] = {
     "review": lambda _: RailResult.pending(PendingReason.MANUAL_REVIEW, progress=1),
 }
 answers = st.sampled_from(sorted(ANSWERS))
+waits = st.sampled_from(["unknown", "garbage", "redirect", "receipt", "processing", "review"])
 
 
 Snapshot = tuple[PaymentExecution, ...]
@@ -421,6 +422,7 @@ class StoreMachine(RuleBasedStateMachine):
         operation=st.sampled_from(FOLLOW_UPS),
         amount=parts,
         is_late=st.sampled_from([False, False, False, True]),
+        is_completed=st.booleans(),
         lease_s=leases_s,
     )
     def follow_up(
@@ -431,6 +433,7 @@ class StoreMachine(RuleBasedStateMachine):
         operation: Operation,
         amount: int,
         is_late: bool,
+        is_completed: bool,
         lease_s: float,
     ) -> None:
         parent = data.draw(st.sampled_from(self.model.rows))
@@ -443,7 +446,9 @@ class StoreMachine(RuleBasedStateMachine):
             parent_execution_id=parent.execution_id,
         )
         seq = len(self.model.told(payment_id)) - int(is_late)
-        self.claimed(context, lease_s=lease_s, is_sent=True, head_seq=seq)
+        snapshot = self.claimed(context, lease_s=lease_s, is_sent=True, head_seq=seq)
+        if snapshot is not None and is_completed:
+            self.recorded(snapshot, "success", is_fenced=False)
 
     @precondition(has_rows)
     @rule(data=st.data(), answer=answers)
@@ -456,9 +461,41 @@ class StoreMachine(RuleBasedStateMachine):
         self.recorded(self.believed(data), answer, is_fenced=is_fenced)
 
     @precondition(has_rows)
+    @rule(data=st.data(), first=waits, second=waits, third=answers)
+    def record_at_once(self, *, data: st.DataObject, first: str, second: str, third: str) -> None:
+        """Two writers believe the same of what is pending; one of them is slower."""
+        row = self.row(data)
+        self.recorded(self.current(row), first, is_fenced=False)
+        snapshot = self.current(row)
+        self.recorded(snapshot, second, is_fenced=False)
+        self.recorded(snapshot, third, is_fenced=False)
+
+    @precondition(has_rows)
+    @rule(
+        data=st.data(),
+        step=st.sampled_from(["record", "mark_sent", "reschedule"]),
+        answer=answers,
+        is_fenced=st.sampled_from([True, True, False]),
+    )
+    def wake_up(self, *, data: st.DataObject, step: str, answer: str, is_fenced: bool) -> None:
+        """A holder freezes, its lease runs out, another takes it, and then it goes on."""
+        row = self.row(data)
+        self.acquired(row.execution_id, "frozen", OVER_S)
+        snapshot = self.current(row)
+        self.acquired(row.execution_id, "other", LONG_S)
+        if step == "record":
+            self.recorded(snapshot, answer, is_fenced=is_fenced)
+        elif step == "mark_sent":
+            self.marked(snapshot, LONG_S)
+        else:
+            self.rescheduled(snapshot)
+
+    @precondition(has_rows)
     @rule(data=st.data(), owner=st.sampled_from("ab"), lease_s=leases_s)
     def acquire(self, data: st.DataObject, owner: str, lease_s: float) -> None:
-        execution_id = self.row(data).execution_id
+        self.acquired(self.row(data).execution_id, owner, lease_s)
+
+    def acquired(self, execution_id: UUID, owner: str, lease_s: float) -> None:
         acquired = [
             store.acquire(self.tenant, execution_id, owner, lease_s) for store in self.stores
         ]
@@ -469,7 +506,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(has_rows)
     @rule(data=st.data(), lease_s=leases_s)
     def mark_sent(self, data: st.DataObject, lease_s: float) -> None:
-        snapshot = self.believed(data)
+        self.marked(self.believed(data), lease_s)
+
+    def marked(self, snapshot: Snapshot, lease_s: float) -> None:
         is_current = self.is_current(snapshot)
         expected = self.model.mark_sent(snapshot[0], lease_s)
         found = [
@@ -481,7 +520,9 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(has_rows)
     @rule(data=st.data())
     def reschedule(self, data: st.DataObject) -> None:
-        snapshot = self.believed(data)
+        self.rescheduled(self.believed(data))
+
+    def rescheduled(self, snapshot: Snapshot) -> None:
         expected = self.model.reschedule(snapshot[0])
         found = [
             store.reschedule(one, 30.0) for store, one in zip(self.stores, snapshot, strict=True)
@@ -573,8 +614,8 @@ class StoreMachine(RuleBasedStateMachine):
             versions = [event[3] for event in self.model.events if event[2] == row.execution_id]
             assert [one for one in versions if one is not None] == list(range(1, row.version + 1))
 
-    @invariant()
-    def what_is_open_is_due(self) -> None:
+    @rule()
+    def look_for_what_is_due(self) -> None:
         expected = {row.execution_id for row in self.model.rows if row.is_open}
         for store in self.stores:
             found = [one for one in store.open_executions(10**6) if one.tenant_id == self.tenant]
@@ -696,17 +737,49 @@ SETTINGS = settings(
 
 
 class InBulk(SqlExecutionStore):
-    """Claims and records by the set-based statements."""
+    """Claims and records by the set-based statements, beside another tenant's payment."""
 
     def claim(self, claim: Claim, /) -> ClaimOutcome:
-        (outcome,) = self.claim_many([claim])
+        _, outcome = self.claim_many([beside(), claim])
         assert isinstance(outcome, ClaimOutcome)
         return outcome
 
     def record(self, recording: Recording, /) -> PaymentExecution | None:
-        (stored,) = self.record_many([recording])
+        other = super().claim(beside()).execution
+        assert other is not None
+        other_recording = recording_of(other, "success", is_fenced=False)
+        assert other_recording is not None
+        other_stored, stored = self.record_many([other_recording, recording])
+        assert isinstance(other_stored, PaymentExecution)
         assert not isinstance(stored, RailcoreError)
         return stored
+
+
+def beside() -> Claim:
+    """A claim that is nobody's but its own."""
+    name = uuid4()
+    execution = PaymentExecution(
+        execution_id=name,
+        context=PaymentContext(
+            tenant_id="beside",
+            payment_id=name.hex,
+            idempotency_key=name.hex,
+            money=Money(1, SAR),
+            payment_option_key="card",
+        ),
+        rail=PaymentRail.CARD_PSP,
+        provider="stub",
+        account="main",
+        mode=RouteMode.SANDBOX,
+    )
+    return Claim(
+        execution=execution,
+        event=draft_event(execution),
+        owner="host",
+        lease_s=LONG_S,
+        is_sent=True,
+        check_after_s=90.0,
+    )
 
 
 @pytest.fixture(params=[SqlExecutionStore, InBulk])
@@ -732,6 +805,6 @@ def test_stores_in_memory_and_on_postgres_do_what_the_model_does(
 ) -> None:
     both = machine_on(InMemoryExecutionStore(SystemClock()), store_on_postgres)
     # Shrinking takes minutes there; a mistake of all is shrunk in memory.
-    few = settings(SETTINGS, max_examples=30, phases=[Phase.reuse, Phase.generate])
+    few = settings(SETTINGS, max_examples=40, phases=[Phase.reuse, Phase.generate])
 
     run_state_machine_as_test(both, settings=few)
