@@ -1,25 +1,26 @@
 -- Record what became of a capture, a void or a refund; all else as record.sql, which has fewer sums to move.
 with x as (
   update railcore_execution set
-    status = :to_status::text, version = version + 1,
+    status = w.to_status, version = version + 1,
     pending_reason = :pending_reason::text, failure_code = :failure_code::text, cause_code = :cause_code::text,
     phase = :phase::smallint, progress = :progress::bigint,
     provider_ref = :provider_ref::text, settled_minor = :settled_minor::bigint,
     next_action = :next_action::json, expires_at = :expires_at::timestamptz,
     provider_response = :provider_response::json,
-    lease_owner = case when lease_token = :token::bigint then null else lease_owner end,
-    lease_until = case when lease_token = :token::bigint then null else lease_until end,
+    lease_owner = case when lease_token = w.token then null else lease_owner end,
+    lease_until = case when lease_token = w.token then null else lease_until end,
     next_check_at = case
-      when :to_status::text in ('completed', 'failed') then null
-      when lease_token = :token::bigint then now() + make_interval(secs => :next_check_s::float8)
+      when w.to_status in ('completed', 'failed') then null
+      when lease_token = w.token then now() + make_interval(secs => :next_check_s::float8)
       else next_check_at end,
     updated_at = now()
+  from (select :token::bigint as token, :to_status::text as to_status) w
   where tenant_id = :tenant_id::text and execution_id = :execution_id::uuid and payment_id = :payment_id::text
     and status = :from_status::text and version = :version::integer
-    and (lease_token = :token::bigint or not :fenced::boolean)
+    and (lease_token = w.token or not :fenced::boolean)
     and operation in ('capture', 'void', 'refund')
   returning tenant_id, operation, amount_minor, rail, provider, idempotency_key,
-    status <> 'pending' as over, status = 'completed' as won, lease_token = :token::bigint as held
+    status <> 'pending' as over, status = 'completed' as won, lease_token = w.token as held
 ), p as (
   update railcore_payment head set
     seq = head.seq + 1,
