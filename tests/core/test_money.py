@@ -272,3 +272,9 @@ def test_a_money_error_survives_pickling() -> None:
     error = MoneyError("amount", "an int", "a float")
 
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@given(amounts)
+def test_the_opposite_of_the_opposite_is_the_same(amount: int) -> None:
+    assert -(-Money(amount, SAR)) == Money(amount, SAR)
+    assert (-Money(amount, SAR)).amount_minor == -amount

@@ -1,6 +1,6 @@
 """Every public value validates on construction: no field takes just anything."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
@@ -9,11 +9,13 @@ import pytest
 import railcore
 from railcore.clock import Deadline
 from railcore.errors import InvalidValueError
+from railcore.events import draft_event
 from railcore.execution import Lease, PaymentView
 from railcore.http import HttpRequest, HttpResponse
 from railcore.kernel import EngineSettings
 from railcore.money import SAR, Money
 from railcore.ports import OperatorDecision
+from railcore.protocol import Claim, Recording
 from railcore.results import RailResult
 from railcore.routing import PaymentRoute, Resolution, RouteCapabilities, TimingBounds
 from tests.core.made import ASKED, NOW, REDIRECT, context, execution
@@ -145,3 +147,45 @@ def test_a_decision_names_who_and_on_what(changes: dict[str, Any]) -> None:
 
     with pytest.raises(InvalidValueError):
         OperatorDecision(**{**values, **changes})
+
+
+def recording(after: Any, next_check_s: float | None) -> Recording:
+    return Recording(
+        before=execution(), after=after, event=draft_event(after), next_check_s=next_check_s
+    )
+
+
+def test_what_is_open_cannot_be_recorded_without_a_next_check() -> None:
+    with pytest.raises(ValueError, match="next check"):
+        recording(execution(), None)
+
+
+def test_what_is_finished_cannot_be_recorded_with_a_next_check() -> None:
+    done = execution(status=railcore.ExecutionStatus.COMPLETED, next_check_at=None)
+
+    with pytest.raises(ValueError, match="next check"):
+        recording(done, 15.0)
+
+
+@pytest.mark.parametrize("bound", ["lease_s", "check_after_s"])
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), True, None])
+def test_a_claim_has_real_bounds(bound: str, seconds: Any) -> None:
+    values: dict[str, Any] = {"lease_s": 60.0, "check_after_s": 60.0, bound: seconds}
+
+    with pytest.raises(InvalidValueError, match=bound):
+        Claim(
+            execution=execution(),
+            event=draft_event(execution()),
+            owner="me",
+            is_sent=True,
+            **values,
+        )
+
+
+def test_the_machines_clocks_go_forward_in_utc() -> None:
+    clock = railcore.SystemClock()
+    before_s, before = clock.monotonic(), clock.now()
+
+    assert before.utcoffset() == timedelta(0)
+    assert clock.monotonic() >= before_s
+    assert abs((clock.now() - datetime.now(UTC)).total_seconds()) < 60
