@@ -275,6 +275,5 @@ def test_a_money_error_survives_pickling() -> None:
 
 
 @given(amounts)
-def test_the_opposite_of_the_opposite_is_the_same(amount: int) -> None:
-    assert -(-Money(amount, SAR)) == Money(amount, SAR)
+def test_the_opposite_of_an_amount_is_exact(amount: int) -> None:
     assert (-Money(amount, SAR)).amount_minor == -amount
