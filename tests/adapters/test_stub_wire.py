@@ -262,6 +262,13 @@ def test_among_several_charges_the_one_that_took_money_counts() -> None:
     assert result.provider_ref == "ch_1"
 
 
+def test_two_charges_under_one_reference_wait_for_a_person() -> None:
+    result = looked_up(says(200, {"data": [CHARGE, {**CHARGE, "id": "ch_2"}]}))
+
+    assert result.pending_reason is PendingReason.MANUAL_REVIEW
+    assert result.provider_response == {"found": ["ch_1", "ch_2"]}
+
+
 def test_a_decline_does_not_count_while_another_charge_may_stand() -> None:
     declined = {**CHARGE, "id": "ch_2", "status": "declined"}
 

@@ -143,6 +143,11 @@ def _read_lookup(
     if not found:
         return RailResult.absent()
     results = [_ours(execution, one, read) for one in found]
+    taken = {str(one.provider_ref) for one in results if one.status is ResultStatus.SUCCESS}
+    if len(taken) > 1:  # one of them is too much, and only a person can say which
+        return RailResult.pending(
+            PendingReason.MANUAL_REVIEW, provider_response={"found": sorted(taken)}
+        )
     return max(results, key=lambda result: _MOST_TRUSTED[result.status])
 
 
