@@ -1,58 +1,66 @@
-"""railcore, the payment-execution kernel that a billing app imports to take money safely."""
+"""
+railcore, the payment-execution kernel that a billing app imports to take money safely.
 
-from railcore.clock import Deadline, SystemClock
-from railcore.context import PaymentContext, derive_provider_key
-from railcore.engine import AsyncPaymentEngine, PaymentEngine
-from railcore.enums import (
-    ExecutionStatus,
-    Idempotency,
-    Lookup,
-    Operation,
-    PaymentRail,
-    PendingReason,
-    RouteMode,
-    SettlementMode,
-)
-from railcore.errors import (
-    ApprovalError,
-    CurrencyMismatchError,
-    ExecutionNotFoundError,
-    IdempotencyConflict,
-    IllegalTransitionError,
-    InProgressError,
-    InvalidValueError,
-    LimitExceededError,
-    LiveExecutionExists,
-    MisconfiguredError,
-    MoneyError,
-    OutcomeUnknownError,
-    RailcoreError,
-    RefusedError,
-    RouteNotFoundError,
-    SendDeadlinePassed,
-    StoreError,
-    TransportError,
-    UnknownProviderError,
-    UnsupportedOperationError,
-)
-from railcore.execution import Lease, PaymentExecution, PaymentView
-from railcore.failures import Advice, Certainty, FailureCategory, PaymentFailureCode
-from railcore.flow import adrive, drive
-from railcore.http import Exchange, HttpRequest, HttpResponse
-from railcore.kernel import EngineSettings
-from railcore.money import Currency, Money
-from railcore.observability import ExecutionObserved, RailObserved
-from railcore.ports import OperatorDecision
-from railcore.redaction import Secret
-from railcore.registry import PaymentRailRegistry
-from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
-from railcore.routing import (
-    ConfigDrivenRouteResolver,
-    PaymentRoute,
-    Resolution,
-    RouteCapabilities,
-    TimingBounds,
-)
+A name is loaded when it is first asked for, so that a program pays for what it uses.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from railcore.clock import Deadline, SystemClock
+    from railcore.context import PaymentContext, derive_provider_key
+    from railcore.engine import AsyncPaymentEngine, PaymentEngine
+    from railcore.enums import (
+        ExecutionStatus,
+        Idempotency,
+        Lookup,
+        Operation,
+        PaymentRail,
+        PendingReason,
+        RouteMode,
+        SettlementMode,
+    )
+    from railcore.errors import (
+        ApprovalError,
+        CurrencyMismatchError,
+        ExecutionNotFoundError,
+        IdempotencyConflict,
+        IllegalTransitionError,
+        InProgressError,
+        InvalidValueError,
+        LimitExceededError,
+        LiveExecutionExists,
+        MisconfiguredError,
+        MoneyError,
+        OutcomeUnknownError,
+        RailcoreError,
+        RefusedError,
+        RouteNotFoundError,
+        SendDeadlinePassed,
+        StoreError,
+        TransportError,
+        UnknownProviderError,
+        UnsupportedOperationError,
+    )
+    from railcore.execution import Lease, PaymentExecution, PaymentView
+    from railcore.failures import Advice, Certainty, FailureCategory, PaymentFailureCode
+    from railcore.flow import adrive, drive
+    from railcore.http import Exchange, HttpRequest, HttpResponse
+    from railcore.kernel import EngineSettings
+    from railcore.money import Currency, Money
+    from railcore.observability import ExecutionObserved, RailObserved
+    from railcore.ports import OperatorDecision
+    from railcore.redaction import Secret
+    from railcore.registry import PaymentRailRegistry
+    from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
+    from railcore.routing import (
+        ConfigDrivenRouteResolver,
+        PaymentRoute,
+        Resolution,
+        RouteCapabilities,
+        TimingBounds,
+    )
 
 __all__ = [
     "Advice",
@@ -119,3 +127,111 @@ __all__ = [
     "derive_provider_key",
     "drive",
 ]
+
+_HOMES: Final = {
+    "railcore.clock": (
+        "Deadline",
+        "SystemClock",
+    ),
+    "railcore.context": (
+        "PaymentContext",
+        "derive_provider_key",
+    ),
+    "railcore.engine": (
+        "AsyncPaymentEngine",
+        "PaymentEngine",
+    ),
+    "railcore.enums": (
+        "ExecutionStatus",
+        "Idempotency",
+        "Lookup",
+        "Operation",
+        "PaymentRail",
+        "PendingReason",
+        "RouteMode",
+        "SettlementMode",
+    ),
+    "railcore.errors": (
+        "ApprovalError",
+        "CurrencyMismatchError",
+        "ExecutionNotFoundError",
+        "IdempotencyConflict",
+        "IllegalTransitionError",
+        "InProgressError",
+        "InvalidValueError",
+        "LimitExceededError",
+        "LiveExecutionExists",
+        "MisconfiguredError",
+        "MoneyError",
+        "OutcomeUnknownError",
+        "RailcoreError",
+        "RefusedError",
+        "RouteNotFoundError",
+        "SendDeadlinePassed",
+        "StoreError",
+        "TransportError",
+        "UnknownProviderError",
+        "UnsupportedOperationError",
+    ),
+    "railcore.execution": (
+        "Lease",
+        "PaymentExecution",
+        "PaymentView",
+    ),
+    "railcore.failures": (
+        "Advice",
+        "Certainty",
+        "FailureCategory",
+        "PaymentFailureCode",
+    ),
+    "railcore.flow": (
+        "adrive",
+        "drive",
+    ),
+    "railcore.http": (
+        "Exchange",
+        "HttpRequest",
+        "HttpResponse",
+    ),
+    "railcore.kernel": ("EngineSettings",),
+    "railcore.money": (
+        "Currency",
+        "Money",
+    ),
+    "railcore.observability": (
+        "ExecutionObserved",
+        "RailObserved",
+    ),
+    "railcore.ports": ("OperatorDecision",),
+    "railcore.redaction": ("Secret",),
+    "railcore.registry": ("PaymentRailRegistry",),
+    "railcore.results": (
+        "NextAction",
+        "NextActionKind",
+        "RailResult",
+        "ResultStatus",
+    ),
+    "railcore.routing": (
+        "ConfigDrivenRouteResolver",
+        "PaymentRoute",
+        "Resolution",
+        "RouteCapabilities",
+        "TimingBounds",
+    ),
+}
+_HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+
+if not TYPE_CHECKING:  # a type checker shall know the names above, and no others
+
+    def __getattr__(name: str) -> object:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        value: object = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -7,10 +7,15 @@ They mean nothing and order nothing.
 import os
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
+from typing import Final
 from uuid import UUID
 
 _VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
 _RANDOM_BITS = (1 << 74) - 1
+
+text_of: Final = lru_cache(maxsize=4096)(str)
+"""The usual spelling of a UUID: each is written several times while its payment is under way."""
 
 
 def uuid7_maker(now: Callable[[], datetime]) -> Callable[[], UUID]:

@@ -1,7 +1,6 @@
 """What the host asks for, checked on construction, and the two keys derived from it."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Final
@@ -120,9 +119,7 @@ class PaymentContext:
             "due_minor": self.due_minor,
             "payment_id": self.payment_id,
             "payment_option_key": self.payment_option_key,
-            "parent_execution_id": None
-            if self.parent_execution_id is None
-            else str(self.parent_execution_id),
+            "parent_execution_id": self.parent_execution_id,
             "payer_token": self.payer_token,
             "instrument_token": self.instrument_token,
             "contract_id": self.contract_id,
@@ -134,9 +131,11 @@ class PaymentContext:
         """
         Thirty-two bytes over what moves money.
 
-        Not the route, metadata, correlation id or return URL.
+        Not the route, metadata, correlation id or return URL. ``moves`` in its order, blanks
+        between: none of its texts is empty or has a blank.
         """
-        return hashlib.sha256(json.dumps(self.moves, sort_keys=True).encode()).digest()
+        told = ("" if one is None else str(one) for one in self.moves.values())
+        return hashlib.sha256(" ".join(told).encode()).digest()
 
     @cached_property
     def provider_key(self) -> str:
@@ -165,5 +164,5 @@ def derive_provider_key(
         step: Empty for the only or first request of an execution; the step's name for a further
             one.
     """
-    text = json.dumps([tenant_id, operation.value, idempotency_key, step])
+    text = f"{tenant_id} {operation} {idempotency_key} {step}"
     return hashlib.blake2b(text.encode(), digest_size=16, person=b"railcore-key").hexdigest()

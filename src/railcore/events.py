@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import attrs
 
+from railcore._ids import text_of
 from railcore.execution import PaymentExecution
 from railcore.lifecycle import Discrepancy, Fact
 
 BUCKETS: Final = 64
 """How many delivery queues there are; a payment always falls into the same one."""
 
-_NAMESPACE: Final = UUID("6f2c1d5e-8f2b-5b0e-9d6c-0e1a7b3c4d5e")
+_NAMESPACE: Final = UUID("6f2c1d5e-8f2b-5b0e-9d6c-0e1a7b3c4d5e").bytes
 
 
 class EventType(StrEnum):
@@ -88,7 +89,9 @@ class JournalEvent:
 
 def event_id(tenant_id: str, execution_id: UUID, version: int) -> UUID:
     """Return the id of the event that tells of *version* of an execution."""
-    return uuid5(_NAMESPACE, f"{tenant_id}/{execution_id}/{version}")
+    name = f"{tenant_id}/{text_of(execution_id)}/{version}"
+    digest = hashlib.sha1(_NAMESPACE + name.encode(), usedforsecurity=False).digest()
+    return UUID(bytes=digest[:16], version=5)
 
 
 def bucket_of(tenant_id: str, payment_id: str) -> int:
@@ -131,14 +134,14 @@ def _identity(execution: PaymentExecution) -> dict[str, object]:
     return {
         "tenant_id": context.tenant_id,
         "payment_id": context.payment_id,
-        "execution_id": str(execution.execution_id),
-        "operation": context.operation.value,
+        "execution_id": text_of(execution.execution_id),
+        "operation": context.operation,
         "amount_minor": context.money.amount_minor,
         "currency": context.money.currency.code,
-        "payment_rail": execution.rail.value,
+        "payment_rail": execution.rail,
         "payment_provider": execution.provider,
         "account": execution.account,
-        "mode": execution.mode.value,
+        "mode": execution.mode,
         "idempotency_key": context.idempotency_key,
     }
 
@@ -148,7 +151,7 @@ def _payload(
 ) -> dict[str, object]:
     said = {
         "version": execution.version,
-        "status": execution.status.value,
+        "status": execution.status,
         "pending_reason": execution.pending_reason,
         "failure_code": execution.failure,
         "cause_code": execution.cause,

@@ -192,8 +192,7 @@ def evolve(execution: PaymentExecution, change: Change) -> PaymentExecution:
         IllegalTransitionError: The change is no edge of ``TRANSITIONS``.
     """
     check_edge(execution.status, change.status)
-    return attrs.evolve(
-        execution,
+    return execution.changed(
         status=change.status,
         pending_reason=change.pending_reason,
         failure=change.failure,

@@ -112,7 +112,7 @@ class Procedures:
             raise UnsupportedOperationError(
                 execution.provider, "an operator's decision", "the provider's own news"
             )
-        unheld = attrs.evolve(execution, lease=_NO_LEASE)
+        unheld = execution.changed(lease=_NO_LEASE)
         return (
             yield from self._fold(
                 unheld, lambda found: _judged(judgement(operator, found), found, decision)
@@ -242,7 +242,7 @@ class Procedures:
                 fresh = yield from self.get(execution.tenant_id, execution.execution_id)
                 if fact.is_own_try and fresh.lease.token != lease.token:
                     return fresh
-                execution = attrs.evolve(fresh, lease=lease)
+                execution = fresh.changed(lease=lease)
         except (StoreError, InProgressError, ExecutionNotFoundError) as error:
             raise OutcomeUnknownError(execution.tenant_id, execution.execution_id) from error
 

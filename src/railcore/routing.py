@@ -11,6 +11,7 @@ Configuration that is ambiguous or leads nowhere is refused when it is loaded, w
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import attrs
@@ -206,6 +207,7 @@ What is registered: (rail, provider) and what the adapter declares.
 
 _MATCH_FIELDS: Final = ("tenant_id", "payment_option_key", "currency", "operation")
 _NARROWED: Final = ("operations", "currencies")
+_REMEMBERED: Final = 4096
 
 
 @attrs.frozen
@@ -256,6 +258,7 @@ class ConfigDrivenRouteResolver:
         self._exact = sorted(exact, key=lambda entry: -len(entry.match))
         self._defaults = dict(defaults)
         self._default_route = default_route
+        self._found = lru_cache(maxsize=_REMEMBERED)(self._find)
 
     @classmethod
     def from_mapping(
@@ -321,27 +324,30 @@ class ConfigDrivenRouteResolver:
         Raises:
             RouteNotFoundError: No level has one; the trace is on the error.
         """
+        return self._found(
+            context.tenant_id,
+            context.payment_option_key,
+            context.money.currency.code,
+            context.operation,
+        )
+
+    def _find(self, *asked: str) -> Resolution:
         trace = list[str]()
-        for label, route in self._candidates(context):
+        wanted = dict(zip(_MATCH_FIELDS, asked, strict=True))
+        for label, route in self._candidates(wanted):
             if route is not None:
                 trace.append(f"{label}: taken, {route}")
                 return Resolution(route, tuple(trace))
             trace.append(f"{label}: none")
-        raise RouteNotFoundError(context.tenant_id, context.payment_option_key, tuple(trace))
+        raise RouteNotFoundError(wanted["tenant_id"], wanted["payment_option_key"], tuple(trace))
 
-    def _candidates(self, context: PaymentContext) -> Iterator[tuple[str, PaymentRoute | None]]:
-        asked = {
-            "tenant_id": context.tenant_id,
-            "payment_option_key": context.payment_option_key,
-            "currency": context.money.currency.code,
-            "operation": context.operation.value,
-        }
+    def _candidates(self, asked: Mapping[str, str]) -> Iterator[tuple[str, PaymentRoute | None]]:
         found = next((entry for entry in self._exact if entry.takes(asked)), None)
         if found is None:
             yield ("exact match", None)
         else:
             yield (f"exact match {found.place}", found.route)
-        key = context.payment_option_key
+        key = asked["payment_option_key"]
         yield (f"default of option {key}", self._defaults.get(key))
         yield ("default route", self._default_route)
 

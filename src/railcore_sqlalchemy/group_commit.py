@@ -29,7 +29,9 @@ __all__ = ["GroupCommit"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_TOLD_AT_ONCE: Final = 16
+_TOLD_AT_ONCE: Final = 32
+_STATEMENTS_IN_A_ROW: Final = 4
+"""On one borrowed connection: then others have their turn at a small pool."""
 _ENDED: Final = "the shared statement ended without an answer"
 
 
@@ -101,11 +103,14 @@ class GroupCommit(Generic[Item, Result]):
         batch: Sequence[Member[Item, Result]] = ()
         try:
             async with self.sessions.open() as ask:
-                self._told = 0
-                batch = take(self._waiting, self.size)
-                again = await adrive(share(self.sharing, batch), ask) if batch else ()
-                self._waiting.extendleft(reversed(again))
-                batch = [member for member in batch if member not in again]
+                for _ in range(_STATEMENTS_IN_A_ROW):
+                    self._told = 0
+                    batch = take(self._waiting, self.size)
+                    if not batch:
+                        break
+                    again = await adrive(share(self.sharing, batch), ask)
+                    self._waiting.extendleft(reversed(again))
+                    batch = [member for member in batch if member not in again]
         except BaseException:  # leave nobody waiting for ever, whatever ended the statement
             for member in batch:
                 member.deliver(StoreError(_ENDED, may_have_committed=True))

@@ -8,12 +8,15 @@ lives in the JSON of ``request``.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
 import attrs
+import orjson
 
+from railcore._ids import text_of
 from railcore.context import PaymentContext
 from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
 from railcore.errors import InvalidValueError, MoneyError
@@ -48,7 +51,10 @@ Row = Mapping[str, Any]
 Parameters = dict[str, str | None]
 """What a statement is given, by name, in the spelling that PostgreSQL reads."""
 
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_STRICT: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+"""For what orjson refuses or would change: integers of over 64 bits, NaN."""
+
+_PLAIN_ONLY: Final = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 _NESTED: Final = ("payload", "request", "next_action", "provider_response")
 """The parameters that are JSON; ``payload`` is never missing."""
 
@@ -69,7 +75,7 @@ def claim_parameters(claim: Claim) -> Parameters:
     parent = context.parent_execution_id
     return {
         "tenant_id": context.tenant_id,
-        "execution_id": str(execution.execution_id),
+        "execution_id": text_of(execution.execution_id),
         "payment_id": context.payment_id,
         "operation": context.operation,
         "amount_minor": str(context.money.amount_minor),
@@ -84,7 +90,7 @@ def claim_parameters(claim: Claim) -> Parameters:
         "mode": execution.mode,
         "payment_option_key": context.payment_option_key,
         "parent_execution_id": None if parent is None else str(parent),
-        "request": _ENCODER.encode(_request(context)),
+        "request": _json("request", _request(context)),
         "lease_owner": claim.owner,
         "lease_s": seconds(claim.lease_s),
         "sent": _BOOLEAN[claim.is_sent],
@@ -105,7 +111,7 @@ def record_parameters(recording: Recording) -> Parameters:
     response = after.provider_response
     return {
         "tenant_id": before.tenant_id,
-        "execution_id": str(before.execution_id),
+        "execution_id": text_of(before.execution_id),
         "payment_id": before.payment_id,
         "version": str(before.version),
         "from_status": before.status,
@@ -134,10 +140,10 @@ def note_parameters(
     return {
         "tenant_id": execution.tenant_id,
         "payment_id": execution.payment_id,
-        "execution_id": str(execution.execution_id),
+        "execution_id": text_of(execution.execution_id),
         "discrepancy_id": str(discrepancy.discrepancy_id),
         "kind": discrepancy.kind,
-        "detail": _ENCODER.encode({"sides": discrepancy.sides}),
+        "detail": _json("sides", {"sides": discrepancy.sides}),
         **_event(event),
     }
 
@@ -155,13 +161,7 @@ def claimed(claim: Claim, at: datetime) -> PaymentExecution:
     """Return the execution as a claim stored it when the database's clock showed *at*."""
     execution, now = claim.execution, instant(at)
     sent_at = now if claim.is_sent else None
-    return PaymentExecution(
-        execution_id=execution.execution_id,
-        context=execution.context,
-        rail=execution.rail,
-        provider=execution.provider,
-        account=execution.account,
-        mode=execution.mode,
+    return execution.changed(
         lease=Lease(claim.owner, 1, now + _span(claim.lease_s)) if claim.is_sent else _NO_LEASE,
         send_count=int(claim.is_sent),
         first_sent_at=sent_at,
@@ -174,33 +174,10 @@ def claimed(claim: Claim, at: datetime) -> PaymentExecution:
 
 def recorded(recording: Recording, at: datetime) -> PaymentExecution:
     """Return the execution as the lease's holder stored it at the database's *at*."""
-    now, check_s, after = instant(at), recording.next_check_s, recording.after
-    return PaymentExecution(  # in full: on this path attrs.evolve would cost as much again
-        execution_id=after.execution_id,
-        context=after.context,
-        rail=after.rail,
-        provider=after.provider,
-        account=after.account,
-        mode=after.mode,
-        status=after.status,
-        pending_reason=after.pending_reason,
-        failure=after.failure,
-        cause=after.cause,
-        version=after.version,
-        phase=after.phase,
-        progress=after.progress,
-        provider_ref=after.provider_ref,
-        settled_minor=after.settled_minor,
-        next_action=after.next_action,
-        expires_at=after.expires_at,
-        provider_response=after.provider_response,
+    now, check_s = instant(at), recording.next_check_s
+    return recording.after.changed(
         lease=Lease(None, recording.before.lease.token, None),
-        send_count=after.send_count,
-        first_sent_at=after.first_sent_at,
-        last_sent_at=after.last_sent_at,
         next_check_at=None if check_s is None else now + _span(check_s),
-        check_count=after.check_count,
-        created_at=after.created_at,
         updated_at=now,
     )
 
@@ -209,8 +186,7 @@ def sent(execution: PaymentExecution, row: Row, lease_s: float) -> PaymentExecut
     """Return *execution* after its send mark, as ``mark_sent.sql`` answered in *row*."""
     now = instant(row["at"])
     until = now + _span(lease_s)
-    return attrs.evolve(
-        execution,
+    return execution.changed(
         lease=attrs.evolve(execution.lease, until=until),
         send_count=row["send_count"],
         first_sent_at=_utc(row["first_sent_at"]),
@@ -330,7 +306,7 @@ def _context_of(row: Row) -> PaymentContext:
 
 def _event(event: EventDraft) -> Parameters:
     return {
-        "event_id": str(event.event_id),
+        "event_id": text_of(event.event_id),
         "event_type": event.type,
         "payload": _json("event.payload", event.payload),
         "bucket": str(event.bucket),
@@ -341,7 +317,7 @@ def _shown(action: NextAction | None) -> str | None:
     if action is None:
         return None
     told = {"kind": action.kind, "url": action.url, "reference": action.reference}
-    return _ENCODER.encode({**told, "fields": dict(action.fields)})
+    return _json("next_action", {**told, "fields": dict(action.fields)})
 
 
 def _next_action_of(shown: Mapping[str, Any] | None) -> NextAction | None:
@@ -361,12 +337,16 @@ def _item(ord_: int, parameters: Parameters) -> str:
     fingerprint = parameters.get("fingerprint")
     if fingerprint is not None:
         plain["fingerprint"] = fingerprint[2:]
-    return f"{_ENCODER.encode(plain)[:-1]},{','.join(nested)}}}"
+    return f"{orjson.dumps(plain).decode()[:-1]},{','.join(nested)}}}"
 
 
 def _json(field: str, value: object) -> str:
+    with suppress(orjson.JSONEncodeError):
+        text = orjson.dumps(value, option=_PLAIN_ONLY)
+        if b"null" not in text:  # which orjson also makes of NaN
+            return text.decode()
     try:
-        return _ENCODER.encode(value)
+        return _STRICT.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidValueError(field, "a JSON-like mapping", str(error)) from error
 
