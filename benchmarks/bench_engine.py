@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import platform
 import sys
 import tempfile
 import threading
@@ -220,7 +221,8 @@ def main() -> None:
         }
         reached = alternate(runs, rounds=options.rounds, seconds=options.seconds)
         shown = table(
-            f"The engine against pgbench on PostgreSQL {server.version}, "
+            f"The engine against pgbench, Python {platform.python_version()}, "
+            f"PostgreSQL {server.version}, "
             f"{os.cpu_count()} processors, {options.rounds} rounds of {options.seconds} s",
             reached,
         )

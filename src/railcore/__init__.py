@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from railcore.errors import (
         ApprovalError,
         CurrencyMismatchError,
+        DeliveryError,
         ExecutionNotFoundError,
         IdempotencyConflict,
         IllegalTransitionError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         TransportError,
         UnknownProviderError,
         UnsupportedOperationError,
+        WebhookRefusedError,
     )
     from railcore.execution import Lease, PaymentExecution, PaymentView
     from railcore.failures import Advice, Certainty, FailureCategory, PaymentFailureCode
@@ -71,6 +73,7 @@ __all__ = [
     "Currency",
     "CurrencyMismatchError",
     "Deadline",
+    "DeliveryError",
     "EngineSettings",
     "Exchange",
     "ExecutionNotFoundError",
@@ -123,6 +126,7 @@ __all__ = [
     "TransportError",
     "UnknownProviderError",
     "UnsupportedOperationError",
+    "WebhookRefusedError",
     "adrive",
     "derive_provider_key",
     "drive",
@@ -154,6 +158,7 @@ _HOMES: Final = {
     "railcore.errors": (
         "ApprovalError",
         "CurrencyMismatchError",
+        "DeliveryError",
         "ExecutionNotFoundError",
         "IdempotencyConflict",
         "IllegalTransitionError",
@@ -172,6 +177,7 @@ _HOMES: Final = {
         "TransportError",
         "UnknownProviderError",
         "UnsupportedOperationError",
+        "WebhookRefusedError",
     ),
     "railcore.execution": (
         "Lease",

@@ -22,6 +22,8 @@ Exceptions: misuse and broken surroundings. What a provider refuses is a value, 
     ├── TransportError                        no answer; says whether it may have left
     │   └── SendDeadlinePassed                too late to send; nothing has left
     ├── StoreError                            says whether it may have committed
+    ├── DeliveryError                         a sink did not take an event
+    ├── WebhookRefusedError                   not what its provider sends; nothing was stored
     └── OutcomeUnknownError                   sent, but not recorded: ask again later
 """
 
@@ -279,3 +281,25 @@ class OutcomeUnknownError(RailcoreError):
             f"execution {self.execution_id} of tenant {self.tenant_id!r} was sent; "
             "its outcome could not be recorded and is unknown"
         )
+
+
+@attrs.define(eq=False, slots=False)
+class DeliveryError(RailcoreError):
+    """A sink did not take an event. Where *is_poison*, this event can never be taken as it is."""
+
+    problem: str
+    is_poison: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.problem} ({'never to be taken' if self.is_poison else 'try again later'})"
+
+
+@attrs.define(eq=False, slots=False)
+class WebhookRefusedError(RailcoreError):
+    """A delivery that is not proven to come from its provider. Nothing of it was stored."""
+
+    provider: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"webhook of {self.provider!r} refused: {self.problem}"

@@ -16,6 +16,7 @@ import attrs
 from railcore import _checks
 from railcore.clock import Deadline
 from railcore.context import PaymentContext
+from railcore.delivery import Backlog, BucketLease, FailedDelivery, OutboxEntry, ParkedPayment
 from railcore.events import EventDraft, JournalEvent
 from railcore.execution import PaymentExecution, PaymentView
 from railcore.http import Exchange, HttpRequest, HttpResponse
@@ -512,4 +513,138 @@ class AsyncWalletRepository(Protocol):
         Raises:
             SendDeadlinePassed: A transfer came too late, and was not made.
         """
+        ...
+
+
+class EventSink(Protocol):
+    """Where events go."""
+
+    def deliver(self, event: JournalEvent, /) -> None:
+        """
+        Return once the receiver has *event* durably; it may have come before.
+
+        Raise ``DeliveryError``, which says whether this event can never be taken.
+        """
+        ...
+
+
+class Outbox(Protocol):
+    """
+    The queue of undelivered events: a narrow table beside the journal, in 64 buckets.
+
+    Whoever holds a bucket's lease delivers it. What is not acknowledged under a valid token stays.
+    """
+
+    def lease(self, owner: str, lease_s: float, /) -> BucketLease | None:
+        """Take the free or expired lease of a bucket with something to deliver; else None."""
+        ...
+
+    def waiting(self, lease: BucketLease, limit: int, per_payment: int, /) -> Sequence[OutboxEntry]:
+        """
+        Return up to *limit* entries of the bucket, at most *per_payment* of each payment.
+
+        Those of a payment are in order, from its lowest undelivered one on; a payment that is
+        parked or waits for its next try is left out.
+        """
+        ...
+
+    def acknowledge(
+        self,
+        lease: BucketLease,
+        delivered: Sequence[OutboxEntry],
+        failed: Sequence[FailedDelivery],
+        lease_s: float,
+        /,
+    ) -> bool:
+        """
+        Remove what was delivered, note what failed, and extend the lease, all or nothing.
+
+        False when the token no longer holds the lease: nothing was changed.
+        """
+        ...
+
+    def release(self, lease: BucketLease, /) -> None:
+        """Give the lease back, if the token still holds it."""
+        ...
+
+    def parked(self, limit: int, /) -> Sequence[ParkedPayment]:
+        """Return payments that wait for a person, the longest parked first."""
+        ...
+
+    def unpark(self, tenant_id: str, payment_id: str, /) -> bool:
+        """Let a parked payment go on at the event where it stopped; whether it was parked."""
+        ...
+
+    def replay(self, since: datetime, /) -> int:
+        """Put every event since *since* back into the queue, from the journal; how many."""
+        ...
+
+    def backlog(self) -> Backlog:
+        """Return how much is still to be delivered."""
+        ...
+
+
+class AsyncEventSink(Protocol):
+    """The same, asynchronous."""
+
+    async def deliver(self, event: JournalEvent, /) -> None:
+        """
+        Return once the receiver has *event* durably; it may have come before.
+
+        Raise ``DeliveryError``, which says whether this event can never be taken.
+        """
+        ...
+
+
+class AsyncOutbox(Protocol):
+    """The same, asynchronous."""
+
+    async def lease(self, owner: str, lease_s: float, /) -> BucketLease | None:
+        """Take the free or expired lease of a bucket with something to deliver; else None."""
+        ...
+
+    async def waiting(
+        self, lease: BucketLease, limit: int, per_payment: int, /
+    ) -> Sequence[OutboxEntry]:
+        """
+        Return up to *limit* entries of the bucket, at most *per_payment* of each payment.
+
+        Those of a payment are in order, from its lowest undelivered one on; a payment that is
+        parked or waits for its next try is left out.
+        """
+        ...
+
+    async def acknowledge(
+        self,
+        lease: BucketLease,
+        delivered: Sequence[OutboxEntry],
+        failed: Sequence[FailedDelivery],
+        lease_s: float,
+        /,
+    ) -> bool:
+        """
+        Remove what was delivered, note what failed, and extend the lease, all or nothing.
+
+        False when the token no longer holds the lease: nothing was changed.
+        """
+        ...
+
+    async def release(self, lease: BucketLease, /) -> None:
+        """Give the lease back, if the token still holds it."""
+        ...
+
+    async def parked(self, limit: int, /) -> Sequence[ParkedPayment]:
+        """Return payments that wait for a person, the longest parked first."""
+        ...
+
+    async def unpark(self, tenant_id: str, payment_id: str, /) -> bool:
+        """Let a parked payment go on at the event where it stopped; whether it was parked."""
+        ...
+
+    async def replay(self, since: datetime, /) -> int:
+        """Put every event since *since* back into the queue, from the journal; how many."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Return how much is still to be delivered."""
         ...

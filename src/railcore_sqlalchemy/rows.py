@@ -154,7 +154,7 @@ def items(requests: Sequence[Parameters]) -> str:
 
     What is JSON already is nested as it is: to escape it again would cost both sides dearly.
     """
-    return f"[{','.join(_item(ord_, one) for ord_, one in enumerate(requests))}]"
+    return orjson.dumps([_item(ord_, one) for ord_, one in enumerate(requests)]).decode()
 
 
 def claimed(claim: Claim, at: datetime) -> PaymentExecution:
@@ -331,13 +331,16 @@ def _next_action_of(shown: Mapping[str, Any] | None) -> NextAction | None:
     )
 
 
-def _item(ord_: int, parameters: Parameters) -> str:
-    plain: dict[str, object] = {"ord": ord_, **parameters}
-    nested = [f'"{name}":{text}' for name in _NESTED if (text := plain.pop(name, None)) is not None]
+def _item(ord_: int, parameters: Parameters) -> dict[str, object]:
+    item: dict[str, object] = {"ord": ord_, **parameters}
+    for name in _NESTED:
+        text = parameters.get(name)
+        if text is not None:
+            item[name] = orjson.Fragment(text)
     fingerprint = parameters.get("fingerprint")
     if fingerprint is not None:
-        plain["fingerprint"] = fingerprint[2:]
-    return f"{orjson.dumps(plain).decode()[:-1]},{','.join(nested)}}}"
+        item["fingerprint"] = fingerprint[2:]
+    return item
 
 
 def _json(field: str, value: object) -> str:
