@@ -30,6 +30,8 @@ SAMPLES: list[RailcoreError] = [
     errors.TransportError("connection reset", True),
     errors.SendDeadlinePassed("too late", False),
     errors.StoreError("lost", True),
+    errors.DeliveryError("lost", is_poison=True),
+    errors.WebhookRefusedError("stub", "no signature"),
     errors.OutcomeUnknownError("acme", ID),
 ]
 
