@@ -16,6 +16,7 @@ CONSTRAINTS = ("-c", "constraints.txt")
 ALL_EXTRAS = ".[cli,embedded,httpx,migrations,sqlalchemy,structlog,testing]"
 # The examples of one page build on one another, so one process runs them all.
 IN_PARALLEL = ("-n", "2", "--dist", "loadscope")
+ON_A_DATABASE = ("tests/contract", "tests/faults", "tests/property", "tests/sqlalchemy")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs", "src", "tests/docs")
 
 
@@ -41,6 +42,15 @@ def tests(session: nox.Session) -> None:
     """Run every test, the examples of the docs included, on a Postgres of its own."""
     install_for_tests(session)
     session.run("pytest", *(session.posargs or IN_PARALLEL))
+
+
+@nox.session
+def pgbouncer(session: nox.Session) -> None:
+    """Run what touches the database behind PgBouncer, transaction mode, a pool of two; needs it."""
+    if shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+        session.error("Wanted pgbouncer; install it with the system's package manager")
+    install_for_tests(session)
+    session.run("pytest", *(session.posargs or ON_A_DATABASE), env={"RAILCORE_TEST_POOLER": "1"})
 
 
 @nox.session

@@ -2,6 +2,7 @@
 A PostgreSQL for the tests that ask for one, and a database of its own for each of them.
 
 The server is private and dies with the tests, unless ``RAILCORE_TEST_DATABASE_URL`` names one.
+With ``RAILCORE_TEST_POOLER`` set, ``database_url`` leads through a PgBouncer of our own.
 It does not sync to disk: a test that kills a server starts its own ``EmbeddedPostgres()``.
 """
 
@@ -17,8 +18,10 @@ from psycopg import sql
 
 from railcore_adapters.embedded import EmbeddedPostgres
 from railcore_sqlalchemy import schema
+from tests.pooler import pooler
 
 URL_VARIABLE = "RAILCORE_TEST_DATABASE_URL"
+POOLER_VARIABLE = "RAILCORE_TEST_POOLER"
 # Races hold one connection a thread; planning gains nothing from many workers on two cores.
 SETTINGS = {"max_connections": "300", "max_parallel_workers_per_gather": "0", "jit": "off"}
 
@@ -41,11 +44,33 @@ def template_database(postgres_url: str) -> Iterator[str]:
         yield name_in(url)
 
 
+@pytest.fixture(scope="session")
+def pooler_url(postgres_url: str) -> Iterator[sqlalchemy.URL | None]:
+    """The address of a PgBouncer in front of the server, if the tests are to go through one."""
+    if not os.environ.get(POOLER_VARIABLE):
+        yield None
+        return
+    with pooler(postgres_url) as url:
+        yield url
+
+
 @pytest.fixture
-def database_url(postgres_url: str, template_database: str) -> Iterator[str]:
+def own_sessions(pooler_url: sqlalchemy.URL | None) -> None:
+    """Asked for by tests that hold or kill sessions of the server, which a pooler hides."""
+    if pooler_url is not None:
+        pytest.skip("it needs sessions of its own, and PgBouncer gives it two between them all")
+
+
+@pytest.fixture
+def database_url(
+    postgres_url: str, template_database: str, pooler_url: sqlalchemy.URL | None
+) -> Iterator[str]:
     """The address of a fresh database with the schema installed, as SQLAlchemy reads it."""
     with fresh_database(postgres_url, template=template_database) as url:
-        yield url
+        if pooler_url is None:
+            yield url
+        else:
+            yield pooler_url.set(database=name_in(url)).render_as_string(hide_password=False)
 
 
 @pytest.fixture

@@ -167,19 +167,16 @@ def exchange(
     """Send *query* and read its rows, in the steps that ``connection.wait`` drives."""
     template, values = query.template, _encoded(query.parameters, known.encoding)
     pgconn = connection.pgconn
-    if not (prepare and template.prepared):
-        pgconn.send_query_params(template.text, values, result_format=Format.BINARY)
-        return _rows((yield from _result(connection)), known)
-    if template.label not in known.labels:
-        yield from _prepare(connection, known, template)
-    try:
+    if prepare and template.prepared:
+        if template.label not in known.labels:
+            yield from _prepare(connection, known, template)
         pgconn.send_query_prepared(template.label, values, result_format=Format.BINARY)
-        result = yield from _result(connection)
-    except InvalidSqlStatementName:  # somebody has discarded it
-        yield from _prepare(connection, known, template)
-        pgconn.send_query_prepared(template.label, values, result_format=Format.BINARY)
-        result = yield from _result(connection)
-    return _rows(result, known)
+        try:
+            return _rows((yield from _result(connection)), known)
+        except InvalidSqlStatementName:  # discarded, or a pooler gave us another server
+            known.labels.discard(template.label)
+    pgconn.send_query_params(template.text, values, result_format=Format.BINARY)
+    return _rows((yield from _result(connection)), known)
 
 
 def _prepare(connection: AnyConnection, known: Known, template: Template) -> PQGen[None]:

@@ -13,6 +13,8 @@ import pytest
 from railcore_sqlalchemy.statements import VERDICT_OF_CONSTRAINT
 from tests.sqlalchemy.desk import Desk, Row, claim_row, record_row
 
+pytestmark = pytest.mark.usefixtures("own_sessions")
+
 SUMS = (
     "charging",
     "authorized",

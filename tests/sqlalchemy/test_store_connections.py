@@ -225,6 +225,7 @@ def test_a_server_that_is_not_there_leaves_no_doubt() -> None:
 # A lost connection ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("own_sessions")
 def test_a_claim_whose_connection_is_lost_may_have_committed(
     store: SqlExecutionStore, database_url: str
 ) -> None:
@@ -241,6 +242,7 @@ def test_a_claim_whose_connection_is_lost_may_have_committed(
     assert store.claim(claim_of(refund)).verdict is ClaimVerdict.CLAIMED
 
 
+@pytest.mark.usefixtures("own_sessions")
 def test_a_record_whose_connection_is_lost_may_have_committed(
     store: SqlExecutionStore, database_url: str
 ) -> None:
@@ -256,6 +258,7 @@ def test_a_record_whose_connection_is_lost_may_have_committed(
     assert complete(store, claimed).status is ExecutionStatus.COMPLETED
 
 
+@pytest.mark.usefixtures("own_sessions")
 def test_a_lost_read_has_changed_nothing(store: SqlExecutionStore, database_url: str) -> None:
     with another(database_url, LOCK), ThreadPoolExecutor(1) as pool:
         reading = pool.submit(store.find, TENANT, "k1")
@@ -403,6 +406,7 @@ async def test_a_fit_database_is_accepted_by_both_colours(async_engine: AsyncEng
     await async_engine.dispose()
 
 
+@pytest.mark.usefixtures("own_sessions")
 @pytest.mark.parametrize("setting", ["lock_timeout", "idle_in_transaction_session_timeout"])
 def test_waits_without_a_bound_are_refused(database_url: str, setting: str) -> None:
     engine = engine_of(database_url, f"{TIMEOUTS} -c {setting}=0")

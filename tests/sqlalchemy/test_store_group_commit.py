@@ -218,6 +218,7 @@ async def test_a_caller_cancelled_during_the_statement_takes_nobody_along(
     assert await store.find(TENANT, "k3") is not None  # stored, leased, and looked at later
 
 
+@pytest.mark.usefixtures("own_sessions")
 async def test_a_lost_connection_leaves_every_caller_in_doubt(
     store: AsyncSqlExecutionStore, database_url: str
 ) -> None:

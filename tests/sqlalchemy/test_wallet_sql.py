@@ -426,6 +426,7 @@ class Blocked:
         pytest.fail("the transfer does not wait for the account")
 
 
+@pytest.mark.usefixtures("own_sessions")
 def test_a_connection_lost_in_a_transfer_leaves_a_doubt_that_asking_again_ends(
     books: Books, engine: sqlalchemy.Engine, hand: psycopg.Connection[Any]
 ) -> None:
