@@ -7,12 +7,16 @@ drop what is not above it.
 """
 
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import attrs
 
 from railcore import _checks
 from railcore.events import JournalEvent
+from railcore.redaction import masked
+
+_LONGEST_PROBLEM: Final = 500
 
 
 @attrs.frozen
@@ -38,11 +42,17 @@ class OutboxEntry:
 
     Attributes:
         event: As the journal has it.
-        attempts: How often it was tried in vain.
+        attempts: How often it was tried in vain while the sink took others.
     """
 
     event: JournalEvent
     attempts: int = attrs.field(default=0, validator=_checks.whole_number(0))
+
+
+def _printable(said: str) -> str:
+    """Return what a sink said as any database keeps it."""
+    text = "".join(letter if letter.isprintable() else " " for letter in said)
+    return masked(text.encode(errors="replace").decode())[:_LONGEST_PROBLEM]
 
 
 @attrs.frozen
@@ -52,15 +62,17 @@ class FailedDelivery:
 
     Attributes:
         entry: Which one.
-        problem: What the sink said; card numbers masked.
+        problem: What the sink said: at most 500 printable characters, card numbers masked.
+        attempts: How often it has been tried in vain by now.
         is_parked: Whether it is tried no more until a person says so: its payment waits, others
             flow.
         retry_s: Otherwise, in how many seconds it is tried again.
     """
 
     entry: OutboxEntry
-    problem: str
-    is_parked: bool
+    problem: str = attrs.field(converter=_printable)
+    attempts: int = attrs.field(validator=_checks.whole_number(0))
+    is_parked: bool = False
     retry_s: float = attrs.field(default=0.0, validator=_checks.seconds)
 
 

@@ -173,6 +173,7 @@ execution = Table(
     _at("updated_at"),
     _small("phase", zero=True),
     _big("progress", zero=True),
+    _int("refused_count", zero=True),
     _json("request"),
     _json("next_action", nullable=True),
     _json("provider_response", nullable=True),
@@ -208,9 +209,10 @@ outbox = Table(
     _big("seq"),
     _at("enqueued_at"),
     _int("attempts", zero=True),
+    _at("due_at", nullable=True),
     _at("parked_at", nullable=True),
     _text("last_error", nullable=True),
-    PrimaryKeyConstraint("bucket", "aggregateid", "seq", "tenant_id", name="railcore_outbox_pkey"),
+    PrimaryKeyConstraint("bucket", "aggregateid", "tenant_id", "seq", name="railcore_outbox_pkey"),
 )
 
 bucket = Table(
@@ -228,7 +230,7 @@ discrepancy = Table(
     metadata,
     _key("tenant_id"),
     _id("discrepancy_id"),
-    _id("execution_id"),
+    _id("execution_id", nullable=True),
     _key("payment_id"),
     _big("seq"),
     _key("kind"),
@@ -236,8 +238,10 @@ discrepancy = Table(
     _at("opened_at"),
     _at("resolved_at", nullable=True),
     _text("resolved_by", nullable=True),
+    _text("evidence", nullable=True),
     _text("resolution", nullable=True),
     _id("resolving_execution_id", nullable=True),
+    _big("resolved_seq", nullable=True),
     PrimaryKeyConstraint("discrepancy_id", "tenant_id", name="railcore_discrepancy_pkey"),
     ForeignKeyConstraint(
         ["tenant_id", "payment_id", "seq"],
@@ -249,7 +253,28 @@ discrepancy = Table(
         ["railcore_execution.tenant_id", "railcore_execution.execution_id"],
         name="discrepancy_has_execution",
     ),
-    CheckConstraint("(resolved_at is null) = (resolution is null)", name="resolved_says_how"),
+    ForeignKeyConstraint(
+        ["tenant_id", "payment_id", "resolved_seq"],
+        ["railcore_event.tenant_id", "railcore_event.aggregateid", "railcore_event.seq"],
+        name="resolution_has_event",
+    ),
+    ForeignKeyConstraint(
+        ["tenant_id", "resolving_execution_id"],
+        ["railcore_execution.tenant_id", "railcore_execution.execution_id"],
+        name="resolution_has_execution",
+    ),
+    CheckConstraint(
+        "num_nulls(resolved_at, resolved_by, evidence, resolution, resolved_seq) in (0, 5)",
+        name="resolved_says_how",
+    ),
+    CheckConstraint(
+        "(coalesce(resolution, 'accepted') = 'accepted') = (resolving_execution_id is null)",
+        name="remedy_has_execution",
+    ),
+    CheckConstraint("resolution in ('accepted', 'adopt', 'refund')", name="remedy_is_known"),
+    CheckConstraint(
+        "(kind = 'orphan_charge') = (execution_id is null)", name="orphan_has_no_execution"
+    ),
     Index(
         "railcore_discrepancy_open",
         "tenant_id",

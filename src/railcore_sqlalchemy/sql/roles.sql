@@ -1,7 +1,7 @@
 -- Three group roles and what they may do. Run it as the owner of the tables, as often as you like: after an upgrade, and
 -- after giving a login to one of the groups, since settings of a group do not reach its members by themselves.
 --   railcore_app     claims and records; deletes nothing
---   railcore_relay   delivers events; cannot see executions
+--   railcore_relay   delivers events, again if asked; cannot see executions
 --   railcore_reader  looks
 -- The timeouts bound how long a forgotten transaction can hold a payment: a lock is waited for half a second, a
 -- transaction that does nothing is ended after five. The statements have one good plan each, through the keys: it is made
@@ -26,6 +26,8 @@ begin
       ('railcore_relay', 'lock_timeout = ''500ms'''),
       ('railcore_relay', 'statement_timeout = ''15s'''),
       ('railcore_relay', 'idle_in_transaction_session_timeout = ''5s'''),
+      ('railcore_relay', 'plan_cache_mode = force_generic_plan'),
+      ('railcore_relay', 'enable_seqscan = off'),
       ('railcore_reader', 'lock_timeout = ''500ms'''),
       ('railcore_reader', 'statement_timeout = ''5min'''),
       ('railcore_reader', 'idle_in_transaction_session_timeout = ''1min''')
@@ -44,8 +46,9 @@ grant select on railcore_edge, railcore_execution, railcore_payment, railcore_ev
 grant insert on railcore_execution, railcore_payment, railcore_event, railcore_outbox, railcore_discrepancy,
   railcore_reference to railcore_app;
 grant update on railcore_execution, railcore_payment to railcore_app;
-grant update (resolved_at, resolved_by, resolution, resolving_execution_id) on railcore_discrepancy to railcore_app;
+grant update (resolved_at, resolved_by, evidence, resolution, resolving_execution_id, resolved_seq)
+  on railcore_discrepancy to railcore_app;
 
 grant select on railcore_event, railcore_outbox, railcore_bucket to railcore_relay;
 grant update (owner, token, until) on railcore_bucket to railcore_relay;
-grant update (attempts, parked_at, last_error), delete on railcore_outbox to railcore_relay;
+grant insert, update (attempts, due_at, parked_at, last_error), delete on railcore_outbox to railcore_relay;

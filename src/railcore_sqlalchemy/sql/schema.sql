@@ -101,6 +101,7 @@ create table railcore_execution (
   updated_at timestamptz not null,
   phase smallint not null default 0,
   progress bigint not null default 0,
+  refused_count integer not null default 0,
   request json not null,
   next_action json,
   provider_response json,
@@ -113,7 +114,9 @@ create table railcore_execution (
 
 create index railcore_execution_due on railcore_execution (next_check_at) where next_check_at is not null;
 
--- What is still to be delivered: narrow and short-lived.
+-- What is still to be delivered: narrow and short-lived. A row waits until due_at (null: no wait), and while it is parked
+-- until a person says so; the later rows of its payment wait with it. The key has the payment as a whole before seq, so
+-- that the relay steps from payment to payment.
 create table railcore_outbox (
   bucket smallint not null,
   tenant_id text collate "C" not null,
@@ -121,9 +124,10 @@ create table railcore_outbox (
   seq bigint not null,
   enqueued_at timestamptz not null,
   attempts integer not null default 0,
+  due_at timestamptz,
   parked_at timestamptz,
   last_error text,
-  constraint railcore_outbox_pkey primary key (bucket, aggregateid, seq, tenant_id)
+  constraint railcore_outbox_pkey primary key (bucket, aggregateid, tenant_id, seq)
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
 
 -- Who relays which part of the outbox, with a fencing token.
@@ -137,11 +141,12 @@ create table railcore_bucket (
 
 insert into railcore_bucket (bucket) select generate_series(0, 63);
 
--- News that contradicts a finished execution, with its event and, once settled, its resolution.
+-- News that contradicts an execution, or a charge that belongs to none (an orphan), with its event and, once settled, its
+-- resolution: who decided, on what, what was made of it, and the event that tells.
 create table railcore_discrepancy (
   tenant_id text collate "C" not null,
   discrepancy_id uuid not null,
-  execution_id uuid not null,
+  execution_id uuid,
   payment_id text collate "C" not null,
   seq bigint not null,
   kind text collate "C" not null,
@@ -149,14 +154,23 @@ create table railcore_discrepancy (
   opened_at timestamptz not null,
   resolved_at timestamptz,
   resolved_by text,
+  evidence text,
   resolution text,
   resolving_execution_id uuid,
+  resolved_seq bigint,
   constraint railcore_discrepancy_pkey primary key (discrepancy_id, tenant_id),
   constraint discrepancy_has_event foreign key (tenant_id, payment_id, seq)
     references railcore_event (tenant_id, aggregateid, seq),
   constraint discrepancy_has_execution foreign key (tenant_id, execution_id)
     references railcore_execution (tenant_id, execution_id),
-  constraint resolved_says_how check ((resolved_at is null) = (resolution is null))
+  constraint resolution_has_event foreign key (tenant_id, payment_id, resolved_seq)
+    references railcore_event (tenant_id, aggregateid, seq),
+  constraint resolution_has_execution foreign key (tenant_id, resolving_execution_id)
+    references railcore_execution (tenant_id, execution_id),
+  constraint resolved_says_how check (num_nulls(resolved_at, resolved_by, evidence, resolution, resolved_seq) in (0, 5)),
+  constraint remedy_has_execution check ((coalesce(resolution, 'accepted') = 'accepted') = (resolving_execution_id is null)),
+  constraint remedy_is_known check (resolution in ('accepted', 'adopt', 'refund')),
+  constraint orphan_has_no_execution check ((kind = 'orphan_charge') = (execution_id is null))
 );
 
 create index railcore_discrepancy_open on railcore_discrepancy (tenant_id, opened_at) where resolved_at is null;
@@ -217,12 +231,15 @@ begin
      and (new.status = 'pending') = (new.pending_reason is not null)
      and (new.status = 'failed') = (new.failure_code is not null)
      and new.lease_token >= old.lease_token and new.send_count >= old.send_count
+     and new.refused_count between old.refused_count and new.send_count
      and (new.send_count = 0) = (new.first_sent_at is null) then
     return new;
   elsif old.status in ('completed', 'failed') then
     raise exception 'execution % is %: a finished execution never changes', old.execution_id, old.status using errcode = 'RC002';
   elsif new.lease_token < old.lease_token or new.send_count < old.send_count then
     raise exception 'lease_token and send_count only go up' using errcode = 'RC001';
+  elsif new.refused_count not between old.refused_count and new.send_count then
+    raise exception 'refused_count goes up, to send_count at most' using errcode = 'RC001';
   elsif (new.send_count = 0) <> (new.first_sent_at is null) then
     perform railcore_violates('railcore_execution', 'sends_are_dated');
   elsif new.version = old.version then
@@ -285,6 +302,14 @@ create trigger event_change before update or delete on railcore_event
 create trigger event_truncate before truncate on railcore_event
   for each statement execute function railcore_refuse('RC004', 'the journal is append-only');
 
+create trigger discrepancy_insert before insert on railcore_discrepancy
+  for each row when (new.resolution is not null) execute function railcore_refuse('RC002', 'a discrepancy starts unresolved');
+create trigger discrepancy_update before update on railcore_discrepancy
+  for each row when (old.resolution is not null)
+  execute function railcore_refuse('RC002', 'a resolved discrepancy never changes');
+create trigger discrepancy_identity before update of tenant_id, discrepancy_id, execution_id, payment_id, seq, kind, detail,
+    opened_at on railcore_discrepancy
+  for each row execute function railcore_refuse('RC001', 'what was found never changes');
 create trigger discrepancy_delete before delete on railcore_discrepancy
   for each row execute function railcore_refuse('RC005', 'discrepancies are kept');
 create trigger discrepancy_truncate before truncate on railcore_discrepancy
@@ -301,5 +326,8 @@ alter table railcore_payment enable always trigger payment_delete;
 alter table railcore_payment enable always trigger payment_truncate;
 alter table railcore_event enable always trigger event_change;
 alter table railcore_event enable always trigger event_truncate;
+alter table railcore_discrepancy enable always trigger discrepancy_insert;
+alter table railcore_discrepancy enable always trigger discrepancy_update;
+alter table railcore_discrepancy enable always trigger discrepancy_identity;
 alter table railcore_discrepancy enable always trigger discrepancy_delete;
 alter table railcore_discrepancy enable always trigger discrepancy_truncate;
