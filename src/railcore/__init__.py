@@ -22,18 +22,22 @@ if TYPE_CHECKING:
         SettlementMode,
     )
     from railcore.errors import (
+        AlreadyResolvedError,
         ApprovalError,
         CurrencyMismatchError,
         DeliveryError,
+        DiscrepancyNotFoundError,
         ExecutionNotFoundError,
         IdempotencyConflict,
         IllegalTransitionError,
+        InDoubtError,
         InProgressError,
         InvalidValueError,
         LimitExceededError,
         LiveExecutionExists,
         MisconfiguredError,
         MoneyError,
+        NoRemedyError,
         OutcomeUnknownError,
         RailcoreError,
         RefusedError,
@@ -50,12 +54,14 @@ if TYPE_CHECKING:
     from railcore.flow import adrive, drive
     from railcore.http import Exchange, HttpRequest, HttpResponse
     from railcore.kernel import EngineSettings
+    from railcore.lifecycle import Discrepancy, DiscrepancyKind
     from railcore.money import Currency, Money
     from railcore.observability import ExecutionObserved, RailObserved
     from railcore.ports import OperatorDecision
     from railcore.redaction import Secret
     from railcore.registry import PaymentRailRegistry
     from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
+    from railcore.review import NotedDiscrepancy, Orphan, Remedy, Resolved, Review
     from railcore.routing import (
         ConfigDrivenRouteResolver,
         PaymentRoute,
@@ -66,6 +72,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advice",
+    "AlreadyResolvedError",
     "ApprovalError",
     "AsyncPaymentEngine",
     "Certainty",
@@ -74,6 +81,9 @@ __all__ = [
     "CurrencyMismatchError",
     "Deadline",
     "DeliveryError",
+    "Discrepancy",
+    "DiscrepancyKind",
+    "DiscrepancyNotFoundError",
     "EngineSettings",
     "Exchange",
     "ExecutionNotFoundError",
@@ -85,6 +95,7 @@ __all__ = [
     "Idempotency",
     "IdempotencyConflict",
     "IllegalTransitionError",
+    "InDoubtError",
     "InProgressError",
     "InvalidValueError",
     "Lease",
@@ -96,8 +107,11 @@ __all__ = [
     "MoneyError",
     "NextAction",
     "NextActionKind",
+    "NoRemedyError",
+    "NotedDiscrepancy",
     "Operation",
     "OperatorDecision",
+    "Orphan",
     "OutcomeUnknownError",
     "PaymentContext",
     "PaymentEngine",
@@ -112,8 +126,11 @@ __all__ = [
     "RailResult",
     "RailcoreError",
     "RefusedError",
+    "Remedy",
     "Resolution",
+    "Resolved",
     "ResultStatus",
+    "Review",
     "RouteCapabilities",
     "RouteMode",
     "RouteNotFoundError",
@@ -156,18 +173,22 @@ _HOMES: Final = {
         "SettlementMode",
     ),
     "railcore.errors": (
+        "AlreadyResolvedError",
         "ApprovalError",
         "CurrencyMismatchError",
         "DeliveryError",
+        "DiscrepancyNotFoundError",
         "ExecutionNotFoundError",
         "IdempotencyConflict",
         "IllegalTransitionError",
+        "InDoubtError",
         "InProgressError",
         "InvalidValueError",
         "LimitExceededError",
         "LiveExecutionExists",
         "MisconfiguredError",
         "MoneyError",
+        "NoRemedyError",
         "OutcomeUnknownError",
         "RailcoreError",
         "RefusedError",
@@ -200,6 +221,10 @@ _HOMES: Final = {
         "HttpResponse",
     ),
     "railcore.kernel": ("EngineSettings",),
+    "railcore.lifecycle": (
+        "Discrepancy",
+        "DiscrepancyKind",
+    ),
     "railcore.money": (
         "Currency",
         "Money",
@@ -216,6 +241,13 @@ _HOMES: Final = {
         "NextActionKind",
         "RailResult",
         "ResultStatus",
+    ),
+    "railcore.review": (
+        "NotedDiscrepancy",
+        "Orphan",
+        "Remedy",
+        "Resolved",
+        "Review",
     ),
     "railcore.routing": (
         "ConfigDrivenRouteResolver",

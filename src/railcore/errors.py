@@ -13,10 +13,14 @@ Exceptions: misuse and broken surroundings. What a provider refuses is a value, 
     │   ├── IdempotencyConflict               the key belongs to another request
     │   ├── LiveExecutionExists               the debt is being collected, or collected
     │   ├── LimitExceededError                more than is left, doubt included
+    │   ├── InDoubtError                      another operation has to be known first
     │   ├── CurrencyMismatchError             the payment is held in another currency
-    │   └── ApprovalError                     the operator may not decide this
+    │   ├── ApprovalError                     the operator may not decide this
+    │   ├── AlreadyResolvedError              somebody decided otherwise; says who
+    │   └── NoRemedyError                     this does not mend that discrepancy
     ├── UnknownProviderError (LookupError)    no rail is registered for the route
     ├── ExecutionNotFoundError (LookupError)  no such execution
+    ├── DiscrepancyNotFoundError (LookupError)  no such discrepancy
     ├── InProgressError                       somebody else holds the key: retry
     ├── IllegalTransitionError                no edge of the transition table
     ├── TransportError                        no answer; says whether it may have left
@@ -158,6 +162,26 @@ class LimitExceededError(RefusedError):
 
 
 @attrs.define(eq=False, slots=False)
+class InDoubtError(RefusedError):
+    """
+    Other executions, whose outcome decides whether this is possible, are still open.
+
+    Ask again when *execution_ids* are known; ``engine.refresh`` asks their provider.
+    """
+
+    payment_id: str
+    operation: str
+    execution_ids: tuple[UUID, ...]
+
+    def __str__(self) -> str:
+        others = ", ".join(str(one) for one in self.execution_ids)
+        return (
+            f"{self.operation} on payment {self.payment_id!r} depends on what becomes of {others}, "
+            "which is not known yet. Nothing was sent; ask again when it is"
+        )
+
+
+@attrs.define(eq=False, slots=False)
 class CurrencyMismatchError(RefusedError):
     """The payment is held in another currency."""
 
@@ -184,6 +208,38 @@ class ApprovalError(RefusedError):
 
 
 @attrs.define(eq=False, slots=False)
+class AlreadyResolvedError(RefusedError):
+    """A discrepancy that was resolved before, in another way or by somebody else."""
+
+    discrepancy_id: UUID
+    remedy: str
+    actor: str
+    code = PaymentFailureCode.UNSUPPORTED_OPERATION
+
+    def __str__(self) -> str:
+        return (
+            f"discrepancy {self.discrepancy_id} was resolved as {self.remedy} by {self.actor}. "
+            "That stands; nothing was sent or stored"
+        )
+
+
+@attrs.define(eq=False, slots=False)
+class NoRemedyError(RefusedError):
+    """A remedy that does not mend this discrepancy."""
+
+    discrepancy_id: UUID
+    remedy: str
+    problem: str
+    code = PaymentFailureCode.UNSUPPORTED_OPERATION
+
+    def __str__(self) -> str:
+        return (
+            f"discrepancy {self.discrepancy_id} cannot be resolved as {self.remedy}: "
+            f"{self.problem}. Nothing was sent or stored"
+        )
+
+
+@attrs.define(eq=False, slots=False)
 class UnknownProviderError(RailcoreError, LookupError):
     """No rail is registered for this rail and provider."""
 
@@ -204,6 +260,17 @@ class ExecutionNotFoundError(RailcoreError, LookupError):
 
     def __str__(self) -> str:
         return f"tenant {self.tenant_id!r} has no execution {self.execution_id}"
+
+
+@attrs.define(eq=False, slots=False)
+class DiscrepancyNotFoundError(RailcoreError, LookupError):
+    """No discrepancy has this id."""
+
+    tenant_id: str
+    discrepancy_id: UUID
+
+    def __str__(self) -> str:
+        return f"tenant {self.tenant_id!r} has no discrepancy {self.discrepancy_id}"
 
 
 @attrs.define(eq=False, slots=False)

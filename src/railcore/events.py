@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import attrs
 
 from railcore._ids import text_of
 from railcore.execution import PaymentExecution
 from railcore.lifecycle import Discrepancy, Fact
+from railcore.review import NotedDiscrepancy, Orphan, Remedy
 
 BUCKETS: Final = 64
 """How many delivery queues there are; a payment always falls into the same one."""
@@ -31,6 +32,8 @@ class EventType(StrEnum):
     COMPLETED = "billing.execution.completed"
     FAILED = "billing.execution.failed"
     DISCREPANCY = "billing.execution.discrepancy"
+    ORPHAN = "billing.charge.orphaned"
+    RESOLVED = "billing.discrepancy.resolved"
 
 
 _BY_STATUS: Final = {
@@ -126,6 +129,59 @@ def draft_discrepancy(execution: PaymentExecution, discrepancy: Discrepancy) -> 
         type=EventType.DISCREPANCY,
         payload=payload,
         bucket=bucket_of(execution.tenant_id, execution.payment_id),
+    )
+
+
+def draft_orphan(orphan: Orphan) -> EventDraft:
+    """Return the event that announces a charge that nobody asked for."""
+    found = orphan.discrepancy
+    payload = {
+        "tenant_id": orphan.tenant_id,
+        "payment_id": orphan.payment_id,
+        "discrepancy_id": str(found.discrepancy_id),
+        "kind": found.kind.value,
+        "sides": list(found.sides),
+        "needs_review": True,
+        "payment_rail": orphan.rail,
+        "payment_provider": orphan.provider,
+        "account": orphan.account,
+        "mode": orphan.mode,
+        "provider_ref": orphan.provider_ref,
+        "amount_minor": orphan.money.amount_minor,
+        "currency": orphan.money.currency.code,
+    }
+    return EventDraft(
+        event_id=found.discrepancy_id,
+        type=EventType.ORPHAN,
+        payload=payload,
+        bucket=bucket_of(orphan.tenant_id, orphan.payment_id),
+    )
+
+
+def draft_resolution(
+    noted: NotedDiscrepancy,
+    remedy: Remedy,
+    actor: str,
+    evidence: str,
+    execution_id: UUID | None,
+) -> EventDraft:
+    """Return the event that tells how a discrepancy ended, who decided it, and on what."""
+    told = {
+        "tenant_id": noted.tenant_id,
+        "payment_id": noted.payment_id,
+        "execution_id": None if noted.execution_id is None else text_of(noted.execution_id),
+        "discrepancy_id": str(noted.discrepancy_id),
+        "kind": noted.discrepancy.kind.value,
+        "resolution": remedy.value,
+        "actor": actor,
+        "evidence": evidence,
+        "resolving_execution_id": None if execution_id is None else text_of(execution_id),
+    }
+    return EventDraft(
+        event_id=uuid5(noted.discrepancy_id, "resolved"),
+        type=EventType.RESOLVED,
+        payload={name: value for name, value in told.items() if value is not None},
+        bucket=bucket_of(noted.tenant_id, noted.payment_id),
     )
 
 

@@ -116,6 +116,7 @@ class DiscrepancyKind(StrEnum):
     AMOUNT_DIFFERS = "amount_differs"
     CURRENCY_DIFFERS = "currency_differs"
     FAILURE_DIFFERS = "failure_differs"
+    ORPHAN_CHARGE = "orphan_charge"
 
     @property
     def needs_review(self) -> bool:
@@ -131,13 +132,19 @@ class Discrepancy:
     Attributes:
         discrepancy_id: Derived from the execution, the kind and what disagrees, so that the same
             contradiction is stored once.
+        execution_id: What it contradicts. For an orphan, the execution that would adopt it.
         sides: The two claims, in an order that does not depend on which came first.
+        provider_ref: What the provider calls the money in question, where that does not depend on
+            which claim came first.
+        reported: How much it is, where it is not what was asked.
     """
 
     discrepancy_id: UUID
     execution_id: UUID
     kind: DiscrepancyKind
     sides: tuple[str, ...]
+    provider_ref: str | None = None
+    reported: Money | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -163,10 +170,19 @@ class Decision:
     What news does.
 
     Change the execution, contradict it, both, or nothing (it was known already).
+
+    Attributes:
+        more: Further contradictions of the same news: it told of several charges.
     """
 
     change: Change | None = None
     discrepancy: Discrepancy | None = None
+    more: tuple[Discrepancy, ...] = ()
+
+    @property
+    def discrepancies(self) -> tuple[Discrepancy, ...]:
+        """Every contradiction."""
+        return self.more if self.discrepancy is None else (self.discrepancy, *self.more)
 
 
 NO_NEWS: Final = Decision()
@@ -174,6 +190,20 @@ NO_NEWS: Final = Decision()
 
 def decide(execution: PaymentExecution, fact: Fact) -> Decision:
     """Return what *fact* does to *execution*. The same news twice, or weaker news, does nothing."""
+    decision = _decide(execution, fact)
+    return _with_more(execution, fact, decision) if fact.result.also else decision
+
+
+def _with_more(execution: PaymentExecution, fact: Fact, decision: Decision) -> Decision:
+    """Return *decision* with what the further charges contradict once it holds."""
+    after = execution if decision.change is None else evolve(execution, decision.change)
+    others = (attrs.evolve(fact, result=one) for one in fact.result.also)
+    found = dict.fromkeys(_decide(after, other).discrepancy for other in others)
+    more = tuple(one for one in found if one is not None and one != decision.discrepancy)
+    return attrs.evolve(decision, more=more)
+
+
+def _decide(execution: PaymentExecution, fact: Fact) -> Decision:
     result = fact.result
     match result.status:
         case ResultStatus.SUCCESS:
@@ -227,8 +257,7 @@ def fold(
     found = set[Discrepancy]()
     for fact in facts:
         decision = decide(execution, fact)
-        if decision.discrepancy is not None:
-            found.add(decision.discrepancy)
+        found.update(decision.discrepancies)
         if decision.change is not None:
             execution = evolve(execution, decision.change)
     return execution, frozenset(found)
@@ -404,15 +433,15 @@ def _wrong_amount(execution: PaymentExecution, result: RailResult) -> Discrepanc
         return None
     same = reported.currency.code == asked.currency.code
     kind = DiscrepancyKind.AMOUNT_DIFFERS if same else DiscrepancyKind.CURRENCY_DIFFERS
-    return _discrepancy(execution, kind, f"asked {asked}", _reported(result.provider_ref, reported))
+    return _another_amount(execution, kind, result.provider_ref, reported)
 
 
 def _wrong_currency(execution: PaymentExecution, result: RailResult) -> Discrepancy | None:
     asked, reported = execution.money, result.reported
     if reported is None or reported.currency == asked.currency:
         return None
-    said = _reported(result.provider_ref, reported)
-    return _discrepancy(execution, DiscrepancyKind.CURRENCY_DIFFERS, f"asked {asked}", said)
+    kind = DiscrepancyKind.CURRENCY_DIFFERS
+    return _another_amount(execution, kind, result.provider_ref, reported)
 
 
 def _receipt(execution: PaymentExecution, failure: PaymentFailureCode | None) -> Discrepancy:
@@ -438,16 +467,21 @@ def _second_success(execution: PaymentExecution, result: RailResult) -> Decision
 def _late_success(
     execution: PaymentExecution, provider_ref: str | None, failure: PaymentFailureCode | None
 ) -> Discrepancy:
-    return _discrepancy(
+    found = _discrepancy(
         execution,
         DiscrepancyKind.SUCCESS_AFTER_FAILURE,
         f"failed {failure}",
         f"success {provider_ref}",
     )
+    return attrs.evolve(found, provider_ref=provider_ref)
 
 
-def _reported(provider_ref: str | None, reported: Money) -> str:
-    return f"reported {reported} as {provider_ref}"
+def _another_amount(
+    execution: PaymentExecution, kind: DiscrepancyKind, provider_ref: str | None, reported: Money
+) -> Discrepancy:
+    said = f"reported {reported} as {provider_ref}"
+    found = _discrepancy(execution, kind, f"asked {execution.money}", said)
+    return attrs.evolve(found, provider_ref=provider_ref, reported=reported)
 
 
 def _discrepancy(execution: PaymentExecution, kind: DiscrepancyKind, *claims: str) -> Discrepancy:

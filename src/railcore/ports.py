@@ -17,22 +17,44 @@ from railcore import _checks
 from railcore.clock import Deadline
 from railcore.context import PaymentContext
 from railcore.delivery import Backlog, BucketLease, FailedDelivery, OutboxEntry, ParkedPayment
+from railcore.errors import RailcoreError
 from railcore.events import EventDraft, JournalEvent
 from railcore.execution import PaymentExecution, PaymentView
 from railcore.http import Exchange, HttpRequest, HttpResponse
 from railcore.lifecycle import Discrepancy
 from railcore.money import Currency, Money
 from railcore.observability import Observed
-from railcore.protocol import Acquired, Claim, ClaimOutcome, Recording
+from railcore.protocol import (
+    Acquired,
+    Claim,
+    ClaimOutcome,
+    Due,
+    Recording,
+    ResolveOutcome,
+    Resolving,
+)
 from railcore.redaction import Secret, masked
 from railcore.results import RailResult
-from railcore.routing import Resolution, RouteCapabilities
+from railcore.review import NotedDiscrepancy, Orphan
+from railcore.routing import PaymentRoute, Resolution, RouteCapabilities
 from railcore.wallet import (
     TransferOutcome,
     WalletAccount,
     WalletAsk,
     WalletBalance,
     WalletTransfer,
+)
+from railcore.webhooks import (
+    Delivery,
+    InboxItem,
+    InboxVerdict,
+    ParkedDelivery,
+    Settlement,
+    Sought,
+    VerifiedDelivery,
+    WebhookAccount,
+    WebhookEvent,
+    WebhookTrust,
 )
 
 Ask_co = TypeVar("Ask_co", covariant=True)
@@ -60,6 +82,21 @@ class RouteResolver(Protocol):
 
         Raise ``RouteNotFoundError`` with the trace when there is none.
         """
+        ...
+
+
+@runtime_checkable
+class KnowsRoutes(Protocol):
+    """
+    An optional power of a resolver: to name all its routes.
+
+    A follow-up whose parent would go elsewhere today is then still held to what the routes to its
+    account allow.
+    """
+
+    @property
+    def known_routes(self) -> Sequence[PaymentRoute]:
+        """Every configured route."""
         ...
 
 
@@ -285,7 +322,47 @@ class AsyncTransport(Protocol):
         ...
 
 
-class ExecutionStore(Protocol):
+class ReviewStore(Protocol):
+    """
+    Where what people have to look at is kept.
+
+    Every writing method is one atomic, durable step that has happened when it returns.
+    """
+
+    def note_orphan(self, orphan: Orphan, event: EventDraft, /) -> bool:
+        """Store a charge that nobody asked for, and its event, once; whether it was new."""
+        ...
+
+    def discrepancy(self, tenant_id: str, discrepancy_id: UUID, /) -> NotedDiscrepancy | None:
+        """Return a discrepancy by its id."""
+        ...
+
+    def list_discrepancies(
+        self, tenant_id: str | None, limit: int, /, *, open_only: bool = True
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return discrepancies of one tenant or, for None, of all, the oldest first."""
+        ...
+
+    def discrepancies_of(self, tenant_id: str, payment_id: str, /) -> Sequence[NotedDiscrepancy]:
+        """Return the discrepancies of a payment, the oldest first."""
+        ...
+
+    def waiting_for_review(
+        self, tenant_id: str | None, limit: int, /
+    ) -> Sequence[PaymentExecution]:
+        """Return executions that are pending with ``manual_review``, the oldest first."""
+        ...
+
+    def resolve(self, resolving: Resolving, /) -> ResolveOutcome:
+        """
+        Store how an open discrepancy ends, with its event and its executions, all or nothing.
+
+        It never changes again: who comes second is told how it ended.
+        """
+        ...
+
+
+class ExecutionStore(ReviewStore, Protocol):
     """
     Where executions live.
 
@@ -298,6 +375,10 @@ class ExecutionStore(Protocol):
         """Store a new execution and its event, unless its key or a limit is in the way."""
         ...
 
+    def claim_many(self, claims: Sequence[Claim], /) -> Sequence[ClaimOutcome | RailcoreError]:
+        """Claim many: for each what ``claim`` would have returned or raised."""
+        ...
+
     def record(self, recording: Recording, /) -> PaymentExecution | None:
         """Store a change and its event; None where status, version or a fence no longer hold."""
         ...
@@ -306,6 +387,14 @@ class ExecutionStore(Protocol):
         self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /
     ) -> Acquired | None:
         """Take the free or expired lease of an open execution, with a new token; else None."""
+        ...
+
+    def acquire_due(self, due: Due, /) -> Sequence[Acquired]:
+        """
+        Take leases of due executions that nobody holds, those due longest first.
+
+        Each is counted as a look, and its next one is set to the end of the lease in the same step.
+        """
         ...
 
     def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
@@ -324,6 +413,14 @@ class ExecutionStore(Protocol):
         """
         ...
 
+    def put_back(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """
+        Count out a send that was refused for certain, and let it be sent anew later.
+
+        Gives the lease back, if ``execution.lease.token`` still holds it. Whether it did.
+        """
+        ...
+
     def note(
         self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /
     ) -> bool:
@@ -336,6 +433,10 @@ class ExecutionStore(Protocol):
 
     def find(self, tenant_id: str, idempotency_key: str, /) -> PaymentExecution | None:
         """Return the execution that holds a key."""
+        ...
+
+    def find_named(self, sought: Sought, /) -> Sequence[PaymentExecution]:
+        """Return the executions of an account that have this name at the provider; at most two."""
         ...
 
     def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
@@ -355,11 +456,53 @@ class ExecutionStore(Protocol):
         ...
 
 
-class AsyncExecutionStore(Protocol):
+class AsyncReviewStore(Protocol):
+    """The same, asynchronous."""
+
+    async def note_orphan(self, orphan: Orphan, event: EventDraft, /) -> bool:
+        """Store a charge that nobody asked for, and its event, once; whether it was new."""
+        ...
+
+    async def discrepancy(self, tenant_id: str, discrepancy_id: UUID, /) -> NotedDiscrepancy | None:
+        """Return a discrepancy by its id."""
+        ...
+
+    async def list_discrepancies(
+        self, tenant_id: str | None, limit: int, /, *, open_only: bool = True
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return discrepancies of one tenant or, for None, of all, the oldest first."""
+        ...
+
+    async def discrepancies_of(
+        self, tenant_id: str, payment_id: str, /
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return the discrepancies of a payment, the oldest first."""
+        ...
+
+    async def waiting_for_review(
+        self, tenant_id: str | None, limit: int, /
+    ) -> Sequence[PaymentExecution]:
+        """Return executions that are pending with ``manual_review``, the oldest first."""
+        ...
+
+    async def resolve(self, resolving: Resolving, /) -> ResolveOutcome:
+        """
+        Store how an open discrepancy ends, with its event and its executions, all or nothing.
+
+        It never changes again: who comes second is told how it ended.
+        """
+        ...
+
+
+class AsyncExecutionStore(AsyncReviewStore, Protocol):
     """The same, asynchronous."""
 
     async def claim(self, claim: Claim, /) -> ClaimOutcome:
         """Store a new execution and its event, unless its key or a limit is in the way."""
+        ...
+
+    async def claim_many(self, claims: Sequence[Claim], /) -> Sequence[ClaimOutcome | RailcoreError]:
+        """Claim many: for each what ``claim`` would have returned or raised."""
         ...
 
     async def record(self, recording: Recording, /) -> PaymentExecution | None:
@@ -370,6 +513,14 @@ class AsyncExecutionStore(Protocol):
         self, tenant_id: str, execution_id: UUID, owner: str, lease_s: float, /
     ) -> Acquired | None:
         """Take the free or expired lease of an open execution, with a new token; else None."""
+        ...
+
+    async def acquire_due(self, due: Due, /) -> Sequence[Acquired]:
+        """
+        Take leases of due executions that nobody holds, those due longest first.
+
+        Each is counted as a look, and its next one is set to the end of the lease in the same step.
+        """
         ...
 
     async def mark_sent(
@@ -390,6 +541,14 @@ class AsyncExecutionStore(Protocol):
         """
         ...
 
+    async def put_back(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """
+        Count out a send that was refused for certain, and let it be sent anew later.
+
+        Gives the lease back, if ``execution.lease.token`` still holds it. Whether it did.
+        """
+        ...
+
     async def note(
         self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /
     ) -> bool:
@@ -402,6 +561,10 @@ class AsyncExecutionStore(Protocol):
 
     async def find(self, tenant_id: str, idempotency_key: str, /) -> PaymentExecution | None:
         """Return the execution that holds a key."""
+        ...
+
+    async def find_named(self, sought: Sought, /) -> Sequence[PaymentExecution]:
+        """Return the executions of an account that have this name at the provider; at most two."""
         ...
 
     async def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
@@ -418,6 +581,15 @@ class AsyncExecutionStore(Protocol):
 
     async def events(self, tenant_id: str, payment_id: str, /) -> Sequence[JournalEvent]:
         """Return the payment's events in order."""
+        ...
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """An optional power of a store: to write inside a host's own transaction."""
+
+    def within(self, connection: Any, /) -> Any:
+        """Return the same store, in the open transaction of *connection*."""
         ...
 
 
@@ -523,7 +695,8 @@ class EventSink(Protocol):
         """
         Return once the receiver has *event* durably; it may have come before.
 
-        Raise ``DeliveryError``, which says whether this event can never be taken.
+        Give up in good time: what takes longer than half a relay's lease may be repeated by
+        another. Raise ``DeliveryError``, which says whether this event can never be taken.
         """
         ...
 
@@ -536,7 +709,11 @@ class Outbox(Protocol):
     """
 
     def lease(self, owner: str, lease_s: float, /) -> BucketLease | None:
-        """Take the free or expired lease of a bucket with something to deliver; else None."""
+        """
+        Take the free or expired lease of a bucket with something to deliver; else None.
+
+        The bucket that has waited longest comes first.
+        """
         ...
 
     def waiting(self, lease: BucketLease, limit: int, per_payment: int, /) -> Sequence[OutboxEntry]:
@@ -576,7 +753,12 @@ class Outbox(Protocol):
         ...
 
     def replay(self, since: datetime, /) -> int:
-        """Put every event since *since* back into the queue, from the journal; how many."""
+        """
+        Put every event since *since* back into the queue, from the journal; how many.
+
+        Of each payment the first of them and all that follow, so that nothing is skipped; what a
+        relay delivers meanwhile is not acknowledged, and comes again.
+        """
         ...
 
     def backlog(self) -> Backlog:
@@ -591,7 +773,8 @@ class AsyncEventSink(Protocol):
         """
         Return once the receiver has *event* durably; it may have come before.
 
-        Raise ``DeliveryError``, which says whether this event can never be taken.
+        Give up in good time: what takes longer than half a relay's lease may be repeated by
+        another. Raise ``DeliveryError``, which says whether this event can never be taken.
         """
         ...
 
@@ -600,7 +783,11 @@ class AsyncOutbox(Protocol):
     """The same, asynchronous."""
 
     async def lease(self, owner: str, lease_s: float, /) -> BucketLease | None:
-        """Take the free or expired lease of a bucket with something to deliver; else None."""
+        """
+        Take the free or expired lease of a bucket with something to deliver; else None.
+
+        The bucket that has waited longest comes first.
+        """
         ...
 
     async def waiting(
@@ -642,9 +829,124 @@ class AsyncOutbox(Protocol):
         ...
 
     async def replay(self, since: datetime, /) -> int:
-        """Put every event since *since* back into the queue, from the journal; how many."""
+        """
+        Put every event since *since* back into the queue, from the journal; how many.
+
+        Of each payment the first of them and all that follow, so that nothing is skipped; what a
+        relay delivers meanwhile is not acknowledged, and comes again.
+        """
         ...
 
     async def backlog(self) -> Backlog:
         """Return how much is still to be delivered."""
+        ...
+
+
+class WebhookProvider(Protocol):
+    """
+    A provider's part of hearing its webhooks. Pure: it reads what it is given, and no clock.
+
+    Nothing that arrives may break it: whatever ``verify`` raises is a refusal, and whatever
+    ``parse`` raises keeps the delivery in the inbox.
+    """
+
+    @property
+    def trust(self) -> WebhookTrust:
+        """Whether what is parsed is believed, or only a reason to look up."""
+        ...
+
+    def verify(
+        self, delivery: Delivery, secrets: Sequence[Secret], now: datetime, /
+    ) -> VerifiedDelivery:
+        """
+        Return what to keep of a delivery that one of *secrets* proves, on its raw bytes.
+
+        Compares in constant time, and refuses what is too old where the provider says when it
+        signed. Raise ``WebhookRefusedError`` for everything else.
+        """
+        ...
+
+    def parse(self, body: bytes, /) -> WebhookEvent:
+        """Return what a verified body says; no news for an event that is not about payments."""
+        ...
+
+
+class WebhookAccounts(Protocol):
+    """Knows which accounts deliveries come for, and their secrets of just now."""
+
+    def accounts(self, provider: str, account: str | None, /) -> Sequence[WebhookAccount]:
+        """
+        Return the account, or every account of the provider where the address names none.
+
+        Nothing for what is not known.
+        """
+        ...
+
+
+class WebhookInbox(Protocol):
+    """
+    Where verified deliveries are kept, each under its account and event id.
+
+    Every method is one atomic, durable step that has happened when it returns. The inbox's own
+    clock dates everything.
+    """
+
+    def receive(self, item: InboxItem, lease_s: float, /) -> InboxVerdict:
+        """
+        Store a delivery once; its first try has begun, and another is due after *lease_s*.
+
+        ``conflict`` when the event is here with another body, and nothing is changed.
+        """
+        ...
+
+    def due(self, limit: int, lease_s: float, /) -> Sequence[InboxItem]:
+        """Begin a try of what is due, the oldest first; nobody else does before *lease_s*."""
+        ...
+
+    def settle(self, item: InboxItem, settlement: Settlement, /) -> bool:
+        """Note how a try ended, unless a later one has begun; whether it was noted."""
+        ...
+
+    def parked(self, limit: int, /) -> Sequence[ParkedDelivery]:
+        """Return what waits for a person, the oldest first."""
+        ...
+
+    def replay(self, event_id: str, /) -> int:
+        """Make an event due again, on whatever account it came; how many were made due."""
+        ...
+
+    def replay_since(self, since: datetime, /) -> int:
+        """Make everything due again that came at *since* or later; how many."""
+        ...
+
+
+class AsyncWebhookInbox(Protocol):
+    """The same, asynchronous."""
+
+    async def receive(self, item: InboxItem, lease_s: float, /) -> InboxVerdict:
+        """
+        Store a delivery once; its first try has begun, and another is due after *lease_s*.
+
+        ``conflict`` when the event is here with another body, and nothing is changed.
+        """
+        ...
+
+    async def due(self, limit: int, lease_s: float, /) -> Sequence[InboxItem]:
+        """Begin a try of what is due, the oldest first; nobody else does before *lease_s*."""
+        ...
+
+    async def settle(self, item: InboxItem, settlement: Settlement, /) -> bool:
+        """Note how a try ended, unless a later one has begun; whether it was noted."""
+        ...
+
+    async def parked(self, limit: int, /) -> Sequence[ParkedDelivery]:
+        """Return what waits for a person, the oldest first."""
+        ...
+
+    async def replay(self, event_id: str, /) -> int:
+        """Make an event due again, on whatever account it came; how many were made due."""
+        ...
+
+    async def replay_since(self, since: datetime, /) -> int:
+        """Make everything due again that came at *since* or later; how many."""
         ...

@@ -4,16 +4,18 @@ The values that engine and store exchange.
 What to claim, what to record, and what became of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from uuid import UUID
 
 import attrs
 
 from railcore import _checks
 from railcore.enums import ExecutionStatus
 from railcore.events import EventDraft
-from railcore.execution import PaymentExecution
+from railcore.execution import Account, PaymentExecution
+from railcore.review import NotedDiscrepancy, Remedy
 
 
 class ClaimVerdict(StrEnum):
@@ -95,12 +97,109 @@ class Recording:
             raise ValueError("an open execution needs a next check, a terminal one has none")
 
 
+@attrs.frozen(kw_only=True)
+class Due:
+    """
+    Which due executions to take, for whom.
+
+    Attributes:
+        owner: Who takes the leases.
+        lease_s: For how long.
+        limit: The most of all.
+        is_unsent: True for work that was never sent, False for everything else, None for both.
+        most: The most of single accounts; none at all of those with 0.
+        most_each: The most of every other account; None sets no bound but *limit*.
+    """
+
+    owner: str = attrs.field(validator=_checks.text(128))
+    lease_s: float = attrs.field(validator=_checks.seconds)
+    limit: int = attrs.field(validator=_checks.whole_number(0))
+    is_unsent: bool | None = None
+    most: Mapping[Account, int] = attrs.field(factory=dict, hash=False)
+    most_each: int | None = attrs.field(
+        default=None, validator=_checks.whole_number(0, optional=True)
+    )
+
+    def room(self, account: Account) -> int:
+        """Return how many may be taken of *account*."""
+        each = self.limit if self.most_each is None else self.most_each
+        return self.most.get(account, each)
+
+
 @attrs.frozen
 class Acquired:
     """An execution whose lease we now hold, and the store's time."""
 
     execution: PaymentExecution
     at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class Adoption:
+    """
+    Money that is already at the provider, to be booked: nothing is ever sent for it.
+
+    Attributes:
+        claim: The adopting execution. It is stored and completed in one step, so that nobody ever
+            finds it unsent.
+        recording: Completes it.
+        refund: What gives the money back, to be sent once it is committed.
+    """
+
+    claim: Claim
+    recording: Recording
+    refund: Claim | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Resolving:
+    """
+    How a discrepancy is to end: all of it in one atomic step, or nothing.
+
+    Attributes:
+        noted: What it ends.
+        actor, evidence: Who decided, and on what.
+        execution_id: The adopting execution or the refund; None for ``accepted``.
+        event: Tells of it.
+        ends: What the decision makes of an execution that is still in doubt.
+        adoptions: Where the money may be booked, the best place first; the first one that has room
+            is taken.
+    """
+
+    noted: NotedDiscrepancy
+    remedy: Remedy
+    actor: str
+    evidence: str
+    execution_id: UUID | None
+    event: EventDraft
+    ends: Recording | None = None
+    adoptions: tuple[Adoption, ...] = ()
+
+
+class ResolveVerdict(StrEnum):
+    """What became of a resolution."""
+
+    RESOLVED = "resolved"
+    ALREADY = "already"
+    UNKNOWN = "unknown"
+    MOVED = "moved"
+    REFUSED = "refused"
+
+
+@attrs.frozen
+class ResolveOutcome:
+    """
+    What became of a resolution.
+
+    Attributes:
+        verdict: ``resolved``; ``already``: somebody was quicker; ``unknown``: no such discrepancy;
+            ``moved``: the execution has changed since, decide again; ``refused``: a limit or a key
+            is in the way.
+        noted: As stored, for ``resolved`` and ``already``.
+    """
+
+    verdict: ResolveVerdict
+    noted: NotedDiscrepancy | None = None
 
 
 def in_the_way(executions: Sequence[PaymentExecution]) -> PaymentExecution | None:

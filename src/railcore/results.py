@@ -90,6 +90,16 @@ def _safe_response(value: Mapping[str, object]) -> Mapping[str, object]:
     return safe
 
 
+def _are_further_successes(_: object, __: object, also: object) -> None:
+    if also == ():
+        return
+    found = also if isinstance(also, tuple) else (also,)
+    for one in found:
+        sound = isinstance(one, RailResult) and one.status is ResultStatus.SUCCESS and not one.also
+        if not sound or not isinstance(also, tuple):
+            raise InvalidValueError("also", "a tuple of further successes", _checks.shape(one))
+
+
 @attrs.frozen(kw_only=True)
 class RailResult:
     """
@@ -111,6 +121,9 @@ class RailResult:
         progress: Orders news of the same pending reason: approvals given, or minor units received.
         provider_response: An allow-listed projection of the answer; card numbers and secrets are
             masked here.
+        retry_after_s: For how many seconds the provider asks to be left alone (Retry-After).
+        also: What else the provider shows under the same key: further successes, each a charge
+            too many. Put the one to go by first, and these in an order that stays the same.
     """
 
     status: ResultStatus = attrs.field(validator=_checks.one_of(ResultStatus))
@@ -138,6 +151,10 @@ class RailResult:
     provider_response: Mapping[str, object] = attrs.field(
         default=_NOTHING, converter=_safe_response, hash=False
     )
+    retry_after_s: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_checks.seconds)
+    )
+    also: "tuple[RailResult, ...]" = attrs.field(default=(), validator=_are_further_successes)
 
     def __attrs_post_init__(self) -> None:
         match self.status:

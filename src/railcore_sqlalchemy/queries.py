@@ -34,12 +34,19 @@ from railcore.execution import PaymentExecution, PaymentView
 from railcore.lifecycle import Discrepancy
 from railcore.protocol import (
     Acquired,
+    Adoption,
     Claim,
     ClaimOutcome,
     ClaimVerdict,
+    Due,
     Recording,
+    ResolveOutcome,
+    ResolveVerdict,
+    Resolving,
     in_the_way,
 )
+from railcore.review import NotedDiscrepancy, Orphan
+from railcore.webhooks import Sought
 from railcore_sqlalchemy import rows
 from railcore_sqlalchemy.driver import Query, StatementFailed, Template, template
 from railcore_sqlalchemy.rows import Parameters, Row
@@ -61,10 +68,23 @@ _RECORD_FOLLOWUP: Final = template("record_followup", writes=True, prepared=True
 _RECORD_MANY: Final = template("record_many", writes=True, prepared=True)
 _ACQUIRE: Final = template("acquire", writes=True)
 _MARK_SENT: Final = template("mark_sent", writes=True, prepared=True)
+_ACQUIRE_DUE: Final = template("acquire_due", writes=True)
+_PUT_BACK: Final = template("put_back", writes=True, prepared=True)
 _RESCHEDULE: Final = template("reschedule", writes=True, prepared=True)
 _DISCREPANCY: Final = template("discrepancy", writes=True)
+_ORPHAN: Final = template("orphan", writes=True)
+_RESOLVE: Final = template("resolve", writes=True)
+_DISCREPANCY_LOCK: Final = template("discrepancy_lock", writes=True)
+_BEGIN: Final = template("begin")
+_COMMIT: Final = template("commit", writes=True)
+_ROLLBACK: Final = template("rollback")
+_DISCREPANCY_BY_ID: Final = template("discrepancy_by_id")
+_DISCREPANCIES: Final = template("discrepancies")
+_DISCREPANCIES_OF: Final = template("discrepancies_of_payment")
+_WAITING_FOR_REVIEW: Final = template("waiting_for_review")
 _BY_ID: Final = template("execution_by_id")
 _BY_KEY: Final = template("execution_by_key")
+_BY_NAME: Final = template("execution_by_name")
 _OF_PAYMENT: Final = template("executions_of_payment")
 _OPEN: Final = template("open_executions")
 _PAYMENT: Final = template("payment")
@@ -165,12 +185,117 @@ def reschedule(execution: PaymentExecution, next_check_s: float) -> Flow[bool]:
     return bool((yield from _patiently(query)))
 
 
+def acquire_due(due: Due) -> Flow[Sequence[Acquired]]:
+    """Take the leases of what is due, those due longest first."""
+    found = yield from _patiently(_ACQUIRE_DUE(rows.due_parameters(due)))
+    by_age = sorted(found, key=lambda row: (row["due_at"], row["execution_id"]))
+    return [Acquired(rows.execution_of(row), rows.instant(row["at"])) for row in by_age]
+
+
+def put_back(execution: PaymentExecution, next_check_s: float) -> Flow[bool]:
+    """Count out a refused send and give the lease back, for its holder."""
+    query = _PUT_BACK({**_held(execution), "next_check_s": rows.seconds(next_check_s)})
+    return bool((yield from _patiently(query)))
+
+
 def note(execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft) -> Flow[bool]:
     """Keep a contradiction, once."""
     query = _DISCREPANCY(rows.note_parameters(execution, discrepancy, event))
     (row,) = yield from _patiently(query)
     if row["verdict"] == "unknown":
         raise ExecutionNotFoundError(execution.tenant_id, execution.execution_id)
+    return bool(row["verdict"] == "recorded")
+
+
+def note_orphan(orphan: Orphan, event: EventDraft) -> Flow[bool]:
+    """Keep a charge that nobody asked for, once."""
+    (row,) = yield from _patiently(_ORPHAN(rows.orphan_parameters(orphan, event)))
+    return bool(row["verdict"] == "recorded")
+
+
+def discrepancy(tenant_id: str, discrepancy_id: object) -> Flow[NotedDiscrepancy | None]:
+    """Read a discrepancy by its id."""
+    name = {"tenant_id": tenant_id, "discrepancy_id": str(discrepancy_id)}
+    found = yield _DISCREPANCY_BY_ID(name)
+    return rows.noted_of(found[0]) if found else None
+
+
+def list_discrepancies(
+    tenant_id: str | None, limit: int, *, open_only: bool
+) -> Flow[Sequence[NotedDiscrepancy]]:
+    """Read discrepancies, the oldest first."""
+    only = "true" if open_only else "false"
+    found = yield _DISCREPANCIES({"tenant_id": tenant_id, "limit": str(limit), "open": only})
+    return [rows.noted_of(row) for row in found]
+
+
+def discrepancies_of(tenant_id: str, payment_id: str) -> Flow[Sequence[NotedDiscrepancy]]:
+    """Read the discrepancies of a payment, the oldest first."""
+    found = yield _DISCREPANCIES_OF({"tenant_id": tenant_id, "payment_id": payment_id})
+    return [rows.noted_of(row) for row in found]
+
+
+def waiting_for_review(tenant_id: str | None, limit: int) -> Flow[Sequence[PaymentExecution]]:
+    """Read executions that wait for a person, the oldest first."""
+    found = yield _WAITING_FOR_REVIEW({"tenant_id": tenant_id, "limit": str(limit)})
+    return [rows.execution_of(row) for row in found]
+
+
+def resolve(resolving: Resolving) -> Flow[ResolveOutcome]:
+    """End a discrepancy and book its money, in one transaction; again when it lost a race."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return (yield from _resolve(resolving))
+        except StatementFailed as failed:
+            if not _is_passing(failed):
+                raise
+    return (yield from _resolve(resolving))
+
+
+def _resolve(resolving: Resolving) -> Flow[ResolveOutcome]:
+    yield _BEGIN({})
+    try:
+        outcome = yield from _resolve_inside(resolving)
+    except StatementFailed:
+        yield _ROLLBACK({})
+        raise
+    yield (_COMMIT if outcome.verdict is ResolveVerdict.RESOLVED else _ROLLBACK)({})
+    return outcome
+
+
+def _resolve_inside(resolving: Resolving) -> Flow[ResolveOutcome]:
+    noted = resolving.noted
+    name = {"tenant_id": noted.tenant_id, "discrepancy_id": str(noted.discrepancy_id)}
+    found = yield _DISCREPANCY_LOCK(name)
+    if not found:
+        return ResolveOutcome(ResolveVerdict.UNKNOWN)
+    if found[0]["resolved_at"] is not None:
+        return ResolveOutcome(ResolveVerdict.ALREADY, rows.noted_of(found[0]))
+    if resolving.ends is not None and not (yield from _is_recorded(resolving.ends)):
+        return ResolveOutcome(ResolveVerdict.MOVED)
+    if resolving.adoptions and not (yield from _adopt(resolving.adoptions)):
+        return ResolveOutcome(ResolveVerdict.REFUSED)
+    yield _RESOLVE(rows.resolve_parameters(resolving))
+    stored = yield _DISCREPANCY_BY_ID(name)
+    return ResolveOutcome(ResolveVerdict.RESOLVED, rows.noted_of(stored[0]))
+
+
+def _adopt(adoptions: Sequence[Adoption]) -> Flow[bool]:
+    """Book money where there is room; whether there was."""
+    for adoption in adoptions:
+        if (yield from _is_claimed(adoption.claim)):
+            booked = yield from _is_recorded(adoption.recording)
+            return booked and (adoption.refund is None or (yield from _is_claimed(adoption.refund)))
+    return False
+
+
+def _is_claimed(claim: Claim) -> Flow[bool]:
+    (row,) = yield claim_request(claim).alone()
+    return bool(row["verdict"] == ClaimVerdict.CLAIMED)
+
+
+def _is_recorded(recording: Recording) -> Flow[bool]:
+    (row,) = yield record_request(recording).alone()
     return bool(row["verdict"] == "recorded")
 
 
@@ -184,6 +309,22 @@ def find(tenant_id: str, idempotency_key: str) -> Flow[PaymentExecution | None]:
     """Read an execution by its key."""
     found = yield _BY_KEY({"tenant_id": tenant_id, "idempotency_key": idempotency_key})
     return rows.execution_of(found[0]) if found else None
+
+
+def find_named(sought: Sought) -> Flow[Sequence[PaymentExecution]]:
+    """Read the executions of an account by their name at the provider, at most two."""
+    found = yield _BY_NAME(
+        {
+            "tenant_id": sought.tenant_id,
+            "provider": sought.provider,
+            "account": sought.account,
+            "provider_key": sought.provider_key,
+            "reference": sought.reference,
+            "provider_ref": sought.provider_ref,
+        }
+    )
+    best = min((row["by"] for row in found), default=0)
+    return [rows.execution_of(row) for row in found if row["by"] == best][:2]
 
 
 def executions(tenant_id: str, payment_id: str) -> Flow[Sequence[PaymentExecution]]:
@@ -328,6 +469,11 @@ def same(lost: StoreError) -> StoreError:
 
 def _items(members: Sequence[Member[Item, Result]]) -> str:
     return rows.items([member.request.parameters for member in members])
+
+
+def patiently(query: Query) -> Flow[Sequence[Row]]:
+    """Ask up to three times what another transaction was in the way of."""
+    return (yield from _patiently(query))
 
 
 def _patiently(query: Query) -> Flow[Sequence[Row]]:

@@ -23,24 +23,36 @@ from railcore.errors import InvalidValueError, MoneyError
 from railcore.events import EventDraft, EventType, JournalEvent
 from railcore.execution import Lease, PaymentExecution, PaymentView
 from railcore.failures import PaymentFailureCode
-from railcore.lifecycle import Discrepancy
+from railcore.lifecycle import Discrepancy, DiscrepancyKind
 from railcore.money import Currency, Money
-from railcore.protocol import Claim, Recording
+from railcore.protocol import Claim, Due, Recording, Resolving
 from railcore.results import NextAction, NextActionKind
+from railcore.review import (
+    NotedDiscrepancy,
+    Orphan,
+    Remedy,
+    Resolved,
+    adopting_id,
+    adopting_key,
+)
 
 __all__ = [
     "Parameters",
     "Row",
     "claim_parameters",
     "claimed",
+    "due_parameters",
     "event_of",
     "execution_of",
     "instant",
     "items",
     "note_parameters",
+    "noted_of",
+    "orphan_parameters",
     "payment_of",
     "record_parameters",
     "recorded",
+    "resolve_parameters",
     "seconds",
     "sent",
 ]
@@ -90,7 +102,7 @@ def claim_parameters(claim: Claim) -> Parameters:
         "mode": execution.mode,
         "payment_option_key": context.payment_option_key,
         "parent_execution_id": None if parent is None else str(parent),
-        "request": _json("request", _request(context)),
+        "request": _json("request", _request(execution)),
         "lease_owner": claim.owner,
         "lease_s": seconds(claim.lease_s),
         "sent": _BOOLEAN[claim.is_sent],
@@ -143,8 +155,123 @@ def note_parameters(
         "execution_id": text_of(execution.execution_id),
         "discrepancy_id": str(discrepancy.discrepancy_id),
         "kind": discrepancy.kind,
-        "detail": _json("sides", {"sides": discrepancy.sides}),
+        "detail": _json("sides", _detail(discrepancy)),
         **_event(event),
+    }
+
+
+def orphan_parameters(orphan: Orphan, event: EventDraft) -> Parameters:
+    """Return what the statement that keeps an orphan is given."""
+    found = orphan.discrepancy
+    place = {"account": orphan.account, "mode": orphan.mode}
+    route = {"rail": orphan.rail, "provider": orphan.provider, **place}
+    return {
+        "tenant_id": orphan.tenant_id,
+        "payment_id": orphan.payment_id,
+        "currency": orphan.money.currency.code,
+        "amount_minor": str(orphan.money.amount_minor),
+        "adopting_id": str(found.execution_id),
+        "adopting_key": adopting_key(found.discrepancy_id),
+        "rail": orphan.rail,
+        "provider": orphan.provider,
+        "discrepancy_id": str(found.discrepancy_id),
+        "kind": found.kind,
+        "detail": _json("detail", {**_detail(found), "orphan": route}),
+        **_event(event),
+    }
+
+
+def resolve_parameters(resolving: Resolving) -> Parameters:
+    """Return what the statement that ends a discrepancy is given."""
+    execution_id = resolving.execution_id
+    return {
+        "tenant_id": resolving.noted.tenant_id,
+        "discrepancy_id": str(resolving.noted.discrepancy_id),
+        "actor": resolving.actor,
+        "evidence": resolving.evidence,
+        "resolution": resolving.remedy,
+        "resolving_execution_id": None if execution_id is None else str(execution_id),
+        **_event(resolving.event),
+    }
+
+
+def noted_of(row: Row) -> NotedDiscrepancy:
+    """Return the discrepancy in a row of ``railcore_discrepancy``."""
+    detail, discrepancy_id = row["detail"], row["discrepancy_id"]
+    found = Discrepancy(
+        discrepancy_id=discrepancy_id,
+        execution_id=row["execution_id"] or adopting_id(discrepancy_id),
+        kind=DiscrepancyKind(row["kind"]),
+        sides=tuple(detail["sides"]),
+        provider_ref=detail.get("provider_ref"),
+        reported=_money_of(detail.get("reported")),
+    )
+    return NotedDiscrepancy(
+        tenant_id=row["tenant_id"],
+        payment_id=row["payment_id"],
+        discrepancy=found,
+        opened_at=instant(row["opened_at"]),
+        orphan=_orphan_of(row["tenant_id"], found, detail.get("orphan")),
+        resolved=None if row["resolved_at"] is None else _resolved_of(row),
+    )
+
+
+def _detail(discrepancy: Discrepancy) -> dict[str, object]:
+    """Return what has no column of its own; absent members are None."""
+    detail: dict[str, object] = {"sides": list(discrepancy.sides)}
+    if discrepancy.provider_ref is not None:
+        detail["provider_ref"] = discrepancy.provider_ref
+    if discrepancy.reported is not None:
+        money = discrepancy.reported
+        exponent = money.currency.exponent
+        detail["reported"] = [money.amount_minor, money.currency.code, exponent]
+    return detail
+
+
+def _money_of(told: Sequence[Any] | None) -> Money | None:
+    return None if told is None else Money(told[0], Currency(told[1], told[2]))
+
+
+def _orphan_of(
+    tenant_id: str, found: Discrepancy, route: Mapping[str, Any] | None
+) -> Orphan | None:
+    if route is None or found.reported is None or found.provider_ref is None:
+        return None
+    return Orphan(
+        tenant_id=tenant_id,
+        rail=PaymentRail(route["rail"]),
+        provider=route["provider"],
+        account=route["account"],
+        mode=RouteMode(route["mode"]),
+        provider_ref=found.provider_ref,
+        money=found.reported,
+    )
+
+
+def _resolved_of(row: Row) -> Resolved:
+    return Resolved(
+        remedy=Remedy(row["resolution"]),
+        actor=row["resolved_by"],
+        evidence=row["evidence"],
+        at=instant(row["resolved_at"]),
+        execution_id=row["resolving_execution_id"],
+    )
+
+
+def due_parameters(due: Due) -> Parameters:
+    """Return what the statement that takes due executions is given."""
+    accounts = [
+        {"rail": rail, "provider": provider, "account": account, "most": most}
+        for (rail, provider, account), most in due.most.items()
+    ]
+    most_each = due.limit if due.most_each is None else due.most_each
+    return {
+        "lease_owner": due.owner,
+        "lease_s": seconds(due.lease_s),
+        "limit": str(due.limit),
+        "unsent": None if due.is_unsent is None else _BOOLEAN[due.is_unsent],
+        "accounts": _json("most", accounts),
+        "most_each": str(most_each),
     }
 
 
@@ -205,6 +332,8 @@ def execution_of(row: Row) -> PaymentExecution:
         provider=row["provider"],
         account=row["account"],
         mode=RouteMode(row["mode"]),
+        parent_ref=row["request"].get("parent_ref"),
+        send_before=_send_before_of(row["request"]),
         status=ExecutionStatus(row["status"]),
         pending_reason=_member(PendingReason, row["pending_reason"]),
         failure=_member(PaymentFailureCode, row["failure_code"]),
@@ -219,6 +348,7 @@ def execution_of(row: Row) -> PaymentExecution:
         provider_response=row["provider_response"] or {},
         lease=Lease(row["lease_owner"], row["lease_token"], _utc(row["lease_until"])),
         send_count=row["send_count"],
+        refused_count=row["refused_count"],
         first_sent_at=_utc(row["first_sent_at"]),
         last_sent_at=_utc(row["last_sent_at"]),
         next_check_at=_utc(row["next_check_at"]),
@@ -267,9 +397,14 @@ def event_of(row: Row) -> JournalEvent:
     )
 
 
-def _request(context: PaymentContext) -> dict[str, object]:
+def _request(execution: PaymentExecution) -> dict[str, object]:
     """Return what has no column of its own; absent members are None, empty or False."""
     request: dict[str, object] = {}
+    context = execution.context
+    if execution.parent_ref is not None:
+        request["parent_ref"] = execution.parent_ref
+    if execution.send_before is not None:
+        request["send_before"] = execution.send_before.isoformat()
     for name in _PLAIN:
         value = getattr(context, name)
         if value is not None:
@@ -302,6 +437,11 @@ def _context_of(row: Row) -> PaymentContext:
         merchant_initiated=request.get("merchant_initiated", False),
         **{name: request.get(name) for name in _PLAIN},
     )
+
+
+def _send_before_of(request: Mapping[str, Any]) -> datetime | None:
+    said = request.get("send_before")
+    return None if said is None else datetime.fromisoformat(said)
 
 
 def _event(event: EventDraft) -> Parameters:

@@ -20,7 +20,17 @@ from railcore.events import EventDraft, JournalEvent
 from railcore.execution import PaymentExecution, PaymentView
 from railcore.flow import adrive, drive
 from railcore.lifecycle import Discrepancy
-from railcore.protocol import Acquired, Claim, ClaimOutcome, Recording
+from railcore.protocol import (
+    Acquired,
+    Claim,
+    ClaimOutcome,
+    Due,
+    Recording,
+    ResolveOutcome,
+    Resolving,
+)
+from railcore.review import NotedDiscrepancy, Orphan
+from railcore.webhooks import Sought
 from railcore_sqlalchemy import queries
 from railcore_sqlalchemy.group_commit import GroupCommit
 from railcore_sqlalchemy.queries import Flow, Member, Request, Sharing
@@ -81,7 +91,7 @@ class SqlExecutionStore:
         """
         self._run(queries.verify())
 
-    def claim_many(self, claims: Sequence[Claim]) -> list[ClaimOutcome | RailcoreError]:
+    def claim_many(self, claims: Sequence[Claim], /) -> list[ClaimOutcome | RailcoreError]:
         """Claim many in few statements: for each what ``claim`` would have returned or raised."""
         _refuse_send_marks(self._sessions, *claims)
         return self._share(queries.CLAIMS, claims, queries.claim_request)
@@ -108,6 +118,11 @@ class SqlExecutionStore:
         _refuse_inside_a_transaction(self._sessions, "a lease")
         return self._run(queries.acquire(tenant_id, execution_id, owner, lease_s))
 
+    def acquire_due(self, due: Due, /) -> Sequence[Acquired]:
+        """Take leases of due executions that nobody holds, those due longest first."""
+        _refuse_inside_a_transaction(self._sessions, "a lease")
+        return self._run(queries.acquire_due(due))
+
     def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
         """Commit a send mark and extend the lease, if the token still holds it; else None."""
         _refuse_inside_a_transaction(self._sessions, "a send mark")
@@ -117,11 +132,44 @@ class SqlExecutionStore:
         """Give the lease back and look again later; whether the token still held it."""
         return self._run(queries.reschedule(execution, next_check_s))
 
+    def put_back(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """Count out a send that was refused for certain; whether the token still held the lease."""
+        return self._run(queries.put_back(execution, next_check_s))
+
     def note(
         self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /
     ) -> bool:
         """Store a contradiction and its event, once; whether it was new."""
         return self._run(queries.note(execution, discrepancy, event))
+
+    def note_orphan(self, orphan: Orphan, event: EventDraft, /) -> bool:
+        """Store a charge that nobody asked for, and its event, once; whether it was new."""
+        return self._run(queries.note_orphan(orphan, event))
+
+    def discrepancy(self, tenant_id: str, discrepancy_id: UUID, /) -> NotedDiscrepancy | None:
+        """Return a discrepancy by its id."""
+        return self._run(queries.discrepancy(tenant_id, discrepancy_id))
+
+    def list_discrepancies(
+        self, tenant_id: str | None, limit: int, /, *, open_only: bool = True
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return discrepancies of one tenant or, for None, of all, the oldest first."""
+        return self._run(queries.list_discrepancies(tenant_id, limit, open_only=open_only))
+
+    def discrepancies_of(self, tenant_id: str, payment_id: str, /) -> Sequence[NotedDiscrepancy]:
+        """Return the discrepancies of a payment, the oldest first."""
+        return self._run(queries.discrepancies_of(tenant_id, payment_id))
+
+    def waiting_for_review(
+        self, tenant_id: str | None, limit: int, /
+    ) -> Sequence[PaymentExecution]:
+        """Return executions that are pending with ``manual_review``, the oldest first."""
+        return self._run(queries.waiting_for_review(tenant_id, limit))
+
+    def resolve(self, resolving: Resolving, /) -> ResolveOutcome:
+        """Store how an open discrepancy ends, with its event and executions, all or nothing."""
+        _refuse_inside_a_transaction(self._sessions, "a resolution")
+        return self._run(queries.resolve(resolving))
 
     def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
         """Return an execution by its id."""
@@ -130,6 +178,10 @@ class SqlExecutionStore:
     def find(self, tenant_id: str, idempotency_key: str, /) -> PaymentExecution | None:
         """Return the execution that holds a key."""
         return self._run(queries.find(tenant_id, idempotency_key))
+
+    def find_named(self, sought: Sought, /) -> Sequence[PaymentExecution]:
+        """Return the executions of an account that have this name at the provider; at most two."""
+        return self._run(queries.find_named(sought))
 
     def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
         """Return the executions of a payment, oldest first."""
@@ -217,7 +269,7 @@ class AsyncSqlExecutionStore:
         """
         await self._run(queries.verify())
 
-    async def claim_many(self, claims: Sequence[Claim]) -> list[ClaimOutcome | RailcoreError]:
+    async def claim_many(self, claims: Sequence[Claim], /) -> list[ClaimOutcome | RailcoreError]:
         """Claim many in few statements: for each what ``claim`` would have returned or raised."""
         _refuse_send_marks(self._sessions, *claims)
         return await self._share(queries.CLAIMS, claims, queries.claim_request)
@@ -250,6 +302,11 @@ class AsyncSqlExecutionStore:
         _refuse_inside_a_transaction(self._sessions, "a lease")
         return await self._run(queries.acquire(tenant_id, execution_id, owner, lease_s))
 
+    async def acquire_due(self, due: Due, /) -> Sequence[Acquired]:
+        """Take leases of due executions that nobody holds, those due longest first."""
+        _refuse_inside_a_transaction(self._sessions, "a lease")
+        return await self._run(queries.acquire_due(due))
+
     async def mark_sent(
         self, execution: PaymentExecution, lease_s: float, /
     ) -> PaymentExecution | None:
@@ -261,11 +318,46 @@ class AsyncSqlExecutionStore:
         """Give the lease back and look again later; whether the token still held it."""
         return await self._run(queries.reschedule(execution, next_check_s))
 
+    async def put_back(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """Count out a send that was refused for certain; whether the token still held the lease."""
+        return await self._run(queries.put_back(execution, next_check_s))
+
     async def note(
         self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /
     ) -> bool:
         """Store a contradiction and its event, once; whether it was new."""
         return await self._run(queries.note(execution, discrepancy, event))
+
+    async def note_orphan(self, orphan: Orphan, event: EventDraft, /) -> bool:
+        """Store a charge that nobody asked for, and its event, once; whether it was new."""
+        return await self._run(queries.note_orphan(orphan, event))
+
+    async def discrepancy(self, tenant_id: str, discrepancy_id: UUID, /) -> NotedDiscrepancy | None:
+        """Return a discrepancy by its id."""
+        return await self._run(queries.discrepancy(tenant_id, discrepancy_id))
+
+    async def list_discrepancies(
+        self, tenant_id: str | None, limit: int, /, *, open_only: bool = True
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return discrepancies of one tenant or, for None, of all, the oldest first."""
+        return await self._run(queries.list_discrepancies(tenant_id, limit, open_only=open_only))
+
+    async def discrepancies_of(
+        self, tenant_id: str, payment_id: str, /
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return the discrepancies of a payment, the oldest first."""
+        return await self._run(queries.discrepancies_of(tenant_id, payment_id))
+
+    async def waiting_for_review(
+        self, tenant_id: str | None, limit: int, /
+    ) -> Sequence[PaymentExecution]:
+        """Return executions that are pending with ``manual_review``, the oldest first."""
+        return await self._run(queries.waiting_for_review(tenant_id, limit))
+
+    async def resolve(self, resolving: Resolving, /) -> ResolveOutcome:
+        """Store how an open discrepancy ends, with its event and executions, all or nothing."""
+        _refuse_inside_a_transaction(self._sessions, "a resolution")
+        return await self._run(queries.resolve(resolving))
 
     async def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
         """Return an execution by its id."""
@@ -274,6 +366,10 @@ class AsyncSqlExecutionStore:
     async def find(self, tenant_id: str, idempotency_key: str, /) -> PaymentExecution | None:
         """Return the execution that holds a key."""
         return await self._run(queries.find(tenant_id, idempotency_key))
+
+    async def find_named(self, sought: Sought, /) -> Sequence[PaymentExecution]:
+        """Return the executions of an account that have this name at the provider; at most two."""
+        return await self._run(queries.find_named(sought))
 
     async def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
         """Return the executions of a payment, oldest first."""

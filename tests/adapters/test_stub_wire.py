@@ -50,6 +50,7 @@ PAYMENT = {
     "reference": KEY,
 }
 Talk = Conversation[HttpRequest, HttpResponse, RailResult]
+PROCESSING = PendingReason.PROVIDER_PROCESSING
 UNREADABLE = RailResult.unknown(PaymentFailureCode.INVALID_RESPONSE)
 
 
@@ -262,11 +263,36 @@ def test_among_several_charges_the_one_that_took_money_counts() -> None:
     assert result.provider_ref == "ch_1"
 
 
-def test_two_charges_under_one_reference_wait_for_a_person() -> None:
-    result = looked_up(says(200, {"data": [CHARGE, {**CHARGE, "id": "ch_2"}]}))
+def test_a_second_charge_under_one_reference_is_told_beside_the_first() -> None:
+    result = looked_up(says(200, {"data": [{**CHARGE, "id": "ch_2"}, CHARGE]}))
 
-    assert result.pending_reason is PendingReason.MANUAL_REVIEW
-    assert result.provider_response == {"found": ["ch_1", "ch_2"]}
+    assert result.provider_ref == "ch_1"
+    assert [one.provider_ref for one in result.also] == ["ch_2"]
+
+
+def test_of_two_charges_the_one_that_was_asked_counts() -> None:
+    wrong = {**CHARGE, "id": "ch_0", "amount_minor": 99}
+
+    result = looked_up(says(200, {"data": [wrong, CHARGE]}))
+
+    assert result.provider_ref == "ch_1"
+    assert [one.provider_ref for one in result.also] == ["ch_0"]
+
+
+def test_of_two_charges_the_known_one_counts() -> None:
+    known = after(EXECUTION, RailResult.pending(PROCESSING, provider_ref="ch_2"))
+    talk = Talk(CARD.check_status(known))
+
+    talk.answer(says(200, {"data": [CHARGE, {**CHARGE, "id": "ch_2"}]}))
+
+    assert talk.result.provider_ref == "ch_2"
+    assert [one.provider_ref for one in talk.result.also] == ["ch_1"]
+
+
+def test_the_same_charge_twice_is_one() -> None:
+    result = looked_up(says(200, {"data": [CHARGE, CHARGE]}))
+
+    assert (result.provider_ref, result.also) == ("ch_1", ())
 
 
 def test_a_decline_does_not_count_while_another_charge_may_stand() -> None:

@@ -6,28 +6,45 @@ classes as the stores on Postgres.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from datetime import datetime, timedelta
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
 
 import attrs
 
-from railcore.enums import ExecutionStatus, Operation
-from railcore.errors import ExecutionNotFoundError
+from railcore.enums import ExecutionStatus, Operation, PendingReason
+from railcore.errors import ExecutionNotFoundError, RailcoreError
 from railcore.events import EventDraft, JournalEvent
-from railcore.execution import Lease, PaymentExecution, PaymentView
+from railcore.execution import Account, Lease, PaymentExecution, PaymentView
 from railcore.lifecycle import ABSENT, Discrepancy, check_edge
 from railcore.ports import Clock
 from railcore.protocol import (
     Acquired,
+    Adoption,
     Claim,
     ClaimOutcome,
     ClaimVerdict,
+    Due,
     Recording,
+    ResolveOutcome,
+    ResolveVerdict,
+    Resolving,
     in_the_way,
 )
+from railcore.review import (
+    NotedDiscrepancy,
+    Orphan,
+    Resolved,
+    adopting_id,
+    adopting_key,
+)
+from railcore.webhooks import Sought
 
 _DOING: Final[Mapping[Operation, str]] = MappingProxyType(
     {
@@ -47,6 +64,13 @@ _DONE: Final[Mapping[Operation, tuple[str, ...]]] = MappingProxyType(
         Operation.REFUND: ("refunded_minor",),
     }
 )
+
+
+_MOVED_BY_A_CHANGE: Final = ("_executions", "_ids", "_payments", "_outbox")
+
+
+Payment = tuple[str, str]
+"""Tenant and payment."""
 
 
 @attrs.frozen
@@ -70,7 +94,7 @@ class InMemoryExecutionStore:
         self._payments: dict[tuple[str, str], PaymentView] = {}
         self._events: dict[tuple[str, str], list[JournalEvent]] = {}
         self._outbox: list[Undelivered] = []
-        self._discrepancies: dict[tuple[str, UUID], Discrepancy] = {}
+        self._discrepancies: dict[tuple[str, UUID], NotedDiscrepancy] = {}
 
     @property
     def outbox(self) -> Sequence[Undelivered]:
@@ -78,11 +102,17 @@ class InMemoryExecutionStore:
         with self._lock:
             return tuple(self._outbox)
 
+    @contextmanager
+    def queue(self) -> Iterator[tuple[list[Undelivered], Mapping[Payment, Sequence[JournalEvent]]]]:
+        """Yield the events still to be delivered, to be changed in place, and the journal."""
+        with self._lock:
+            yield self._outbox, self._events
+
     @property
     def discrepancies(self) -> Sequence[Discrepancy]:
         """The contradictions that were noted, oldest first."""
         with self._lock:
-            return tuple(self._discrepancies.values())
+            return tuple(one.discrepancy for one in self._discrepancies.values())
 
     def claim(self, claim: Claim, /) -> ClaimOutcome:
         """Store a new execution and its event, unless something is in the way."""
@@ -96,6 +126,10 @@ class InMemoryExecutionStore:
             if refusal is not None:
                 return ClaimOutcome(refusal, self._in_the_way(execution, refusal))
             return ClaimOutcome(ClaimVerdict.CLAIMED, self._begin(claim, head))
+
+    def claim_many(self, claims: Sequence[Claim], /) -> Sequence[ClaimOutcome | RailcoreError]:
+        """Claim many: for each what ``claim`` would have returned or raised."""
+        return [self._claimed_or_refused(claim) for claim in claims]
 
     def record(self, recording: Recording, /) -> PaymentExecution | None:
         """Store a change where status and version still hold; None when somebody knew first."""
@@ -121,15 +155,49 @@ class InMemoryExecutionStore:
             stored = self.get(tenant_id, execution_id)
             if stored is None or not stored.is_open or _is_held(stored.lease, now):
                 return None
-            until = now + timedelta(seconds=lease_s)
+            acquired = _taken(stored, owner, now, now + timedelta(seconds=lease_s))
             acquired = attrs.evolve(
-                stored,
-                lease=Lease(owner, stored.lease.token + 1, until),
-                next_check_at=_later(stored.next_check_at, until),
-                updated_at=now,
+                acquired, next_check_at=_later(stored.next_check_at, acquired.next_check_at)
             )
             self._keep(acquired)
             return Acquired(acquired, now)
+
+    def acquire_due(self, due: Due, /) -> Sequence[Acquired]:
+        """Take leases of due executions that nobody holds, those due longest first."""
+        with self._lock:
+            now = self._clock.now()
+            until = now + timedelta(seconds=due.lease_s)
+            found = [one for one in self._executions.values() if _is_due(one, due, now)]
+            found.sort(key=lambda one: (one.next_check_at, one.execution_id))
+            counted = Counter[Account]()
+            taken = list[Acquired]()
+            for one in found[: due.limit]:
+                counted[one.account_key] += 1
+                if counted[one.account_key] <= due.room(one.account_key):
+                    taken.append(Acquired(_taken(one, due.owner, now, until), now))
+            for acquired in taken:
+                self._keep(acquired.execution)
+            return taken
+
+    def put_back(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """Count out a send that was refused for certain; whether the token still held the lease."""
+        with self._lock:
+            stored = self._held(execution)
+            if stored is None or stored.status is not ExecutionStatus.PROCESSING:
+                return False
+            if not stored.tries:
+                return False
+            now = self._clock.now()
+            self._keep(
+                attrs.evolve(
+                    stored,
+                    lease=Lease(None, stored.lease.token, None),
+                    refused_count=stored.refused_count + 1,
+                    next_check_at=now + timedelta(seconds=next_check_s),
+                    updated_at=now,
+                )
+            )
+            return True
 
     def mark_sent(self, execution: PaymentExecution, lease_s: float, /) -> PaymentExecution | None:
         """Commit a send mark and extend the lease, if the token still holds it; else None."""
@@ -143,7 +211,7 @@ class InMemoryExecutionStore:
                 stored,
                 lease=attrs.evolve(stored.lease, until=until),
                 send_count=stored.send_count + 1,
-                first_sent_at=stored.first_sent_at or now,
+                first_sent_at=(stored.first_sent_at or now) if stored.tries else now,
                 last_sent_at=now,
                 next_check_at=_later(stored.next_check_at, until),
                 updated_at=now,
@@ -162,7 +230,6 @@ class InMemoryExecutionStore:
                 attrs.evolve(
                     stored,
                     lease=Lease(None, stored.lease.token, None),
-                    check_count=stored.check_count + 1,
                     next_check_at=now + timedelta(seconds=next_check_s),
                     updated_at=now,
                 )
@@ -180,10 +247,87 @@ class InMemoryExecutionStore:
             name = (execution.tenant_id, discrepancy.discrepancy_id)
             if name in self._discrepancies:
                 return False
-            self._discrepancies[name] = discrepancy
+            self._discrepancies[name] = NotedDiscrepancy(
+                tenant_id=stored.tenant_id,
+                payment_id=stored.payment_id,
+                discrepancy=discrepancy,
+                opened_at=self._clock.now(),
+            )
             head = self._payments[stored.tenant_id, stored.payment_id]
             self._tell(stored, event, attrs.evolve(head, seq=head.seq + 1), stored.status, None)
             return True
+
+    def note_orphan(self, orphan: Orphan, event: EventDraft, /) -> bool:
+        """Store a charge that nobody asked for, and its event, once; whether it was new."""
+        name = (orphan.tenant_id, orphan.discrepancy.discrepancy_id)
+        with self._lock:
+            if name in self._discrepancies:
+                return False
+            self._discrepancies[name] = NotedDiscrepancy(
+                tenant_id=orphan.tenant_id,
+                payment_id=orphan.payment_id,
+                discrepancy=orphan.discrepancy,
+                opened_at=self._clock.now(),
+                orphan=orphan,
+            )
+            head = PaymentView(
+                tenant_id=orphan.tenant_id,
+                payment_id=orphan.payment_id,
+                currency=orphan.money.currency,
+                seq=1,
+                due_minor=orphan.money.amount_minor,
+            )
+            self._tell_of_orphan(orphan, event, head)
+            return True
+
+    def discrepancy(self, tenant_id: str, discrepancy_id: UUID, /) -> NotedDiscrepancy | None:
+        """Return a discrepancy by its id."""
+        with self._lock:
+            return self._discrepancies.get((tenant_id, discrepancy_id))
+
+    def list_discrepancies(
+        self, tenant_id: str | None, limit: int, /, *, open_only: bool = True
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return discrepancies of one tenant or, for None, of all, the oldest first."""
+        with self._lock:
+            found = list(self._discrepancies.values())
+        wanted = (one for one in found if tenant_id in {None, one.tenant_id})
+        return [one for one in wanted if one.is_open or not open_only][:limit]
+
+    def discrepancies_of(self, tenant_id: str, payment_id: str, /) -> Sequence[NotedDiscrepancy]:
+        """Return the discrepancies of a payment, the oldest first."""
+        wanted = (tenant_id, payment_id)
+        with self._lock:
+            every = self._discrepancies.values()
+            return [one for one in every if (one.tenant_id, one.payment_id) == wanted]
+
+    def waiting_for_review(
+        self, tenant_id: str | None, limit: int, /
+    ) -> Sequence[PaymentExecution]:
+        """Return executions that are pending with ``manual_review``, the oldest first."""
+        with self._lock:
+            found = list(self._executions.values())
+        wanted = (one for one in found if tenant_id in {None, one.tenant_id})
+        reviewed = (one for one in wanted if one.pending_reason is PendingReason.MANUAL_REVIEW)
+        return sorted(reviewed, key=attrgetter("created_at"))[:limit]
+
+    def resolve(self, resolving: Resolving, /) -> ResolveOutcome:
+        """Store how an open discrepancy ends, with its event and executions, all or nothing."""
+        noted = resolving.noted
+        with self._lock:
+            stored = self.discrepancy(noted.tenant_id, noted.discrepancy_id)
+            if stored is None:
+                return ResolveOutcome(ResolveVerdict.UNKNOWN)
+            if not stored.is_open:
+                return ResolveOutcome(ResolveVerdict.ALREADY, stored)
+            before = {name: copy(getattr(self, name)) for name in _MOVED_BY_A_CHANGE}
+            before["_events"] = {name: list(told) for name, told in self._events.items()}
+            if resolving.ends is not None and self.record(resolving.ends) is None:
+                return ResolveOutcome(ResolveVerdict.MOVED)
+            if resolving.adoptions and not self._adopt(resolving.adoptions):
+                vars(self).update(before)
+                return ResolveOutcome(ResolveVerdict.REFUSED)
+            return ResolveOutcome(ResolveVerdict.RESOLVED, self._resolved(stored, resolving))
 
     def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
         """Return an execution by its id."""
@@ -195,6 +339,18 @@ class InMemoryExecutionStore:
         with self._lock:
             execution_id = self._ids.get((tenant_id, idempotency_key))
             return None if execution_id is None else self._executions[tenant_id, execution_id]
+
+    def find_named(self, sought: Sought, /) -> Sequence[PaymentExecution]:
+        """Return the executions of an account that have this name at the provider; at most two."""
+        with self._lock:
+            ours = [one for one in self._executions.values() if _is_of_account(one, sought)]
+        by_key = [one for one in ours if one.provider_key == sought.provider_key]
+        by_ref = [
+            one
+            for one in ours
+            if sought.provider_ref is not None and one.provider_ref == sought.provider_ref
+        ]
+        return (by_key or by_ref)[:2]
 
     def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
         """Return the executions of a payment, oldest first."""
@@ -219,6 +375,63 @@ class InMemoryExecutionStore:
         """Return the payment's events in order."""
         with self._lock:
             return tuple(self._events.get((tenant_id, payment_id), ()))
+
+    def _claimed_or_refused(self, claim: Claim) -> ClaimOutcome | RailcoreError:
+        try:
+            return self.claim(claim)
+        except RailcoreError as error:
+            return error
+
+    def _adopt(self, adoptions: Sequence[Adoption]) -> bool:
+        for adoption in adoptions:
+            if self.claim(adoption.claim).verdict is ClaimVerdict.CLAIMED:
+                self.record(adoption.recording)
+                if adoption.refund is not None:
+                    self.claim(adoption.refund)
+                return True
+        return False
+
+    def _resolved(self, noted: NotedDiscrepancy, resolving: Resolving) -> NotedDiscrepancy:
+        resolved = Resolved(
+            remedy=resolving.remedy,
+            actor=resolving.actor,
+            evidence=resolving.evidence,
+            at=self._clock.now(),
+            execution_id=resolving.execution_id,
+        )
+        after = attrs.evolve(noted, resolved=resolved)
+        self._discrepancies[noted.tenant_id, noted.discrepancy_id] = after
+        head = self._payments[noted.tenant_id, noted.payment_id]
+        head = attrs.evolve(head, seq=head.seq + 1)
+        if noted.orphan is not None:
+            self._tell_of_orphan(noted.orphan, resolving.event, head)
+        else:
+            stored = self._executions[noted.tenant_id, noted.discrepancy.execution_id]
+            self._tell(stored, resolving.event, head, stored.status, None)
+        return after
+
+    def _tell_of_orphan(self, orphan: Orphan, event: EventDraft, head: PaymentView) -> None:
+        discrepancy_id = orphan.discrepancy.discrepancy_id
+        self._append(
+            JournalEvent(
+                tenant_id=orphan.tenant_id,
+                payment_id=orphan.payment_id,
+                seq=head.seq,
+                event_id=event.event_id,
+                type=event.type,
+                execution_id=adopting_id(discrepancy_id),
+                version=None,
+                from_status=ABSENT,
+                to_status=ABSENT,
+                payment_rail=orphan.rail.value,
+                payment_provider=orphan.provider,
+                idempotency_key=adopting_key(discrepancy_id),
+                payload=event.payload,
+                occurred_at=self._clock.now(),
+            ),
+            event,
+            head,
+        )
 
     def _begin(self, claim: Claim, head: PaymentView | None) -> PaymentExecution:
         begun = _claimed(claim, self._clock.now())
@@ -251,9 +464,6 @@ class InMemoryExecutionStore:
         from_status: str,
         version: int | None,
     ) -> None:
-        name = (execution.tenant_id, execution.payment_id)
-        self._payments[name] = head
-        self._outbox.append(Undelivered(event.bucket, *name, head.seq))
         told = JournalEvent(
             tenant_id=execution.tenant_id,
             payment_id=execution.payment_id,
@@ -270,6 +480,12 @@ class InMemoryExecutionStore:
             payload=event.payload,
             occurred_at=self._clock.now(),
         )
+        self._append(told, event, head)
+
+    def _append(self, told: JournalEvent, event: EventDraft, head: PaymentView) -> None:
+        name = (told.tenant_id, told.payment_id)
+        self._payments[name] = head
+        self._outbox.append(Undelivered(event.bucket, *name, head.seq))
         self._events.setdefault(name, []).append(told)
 
 
@@ -293,6 +509,12 @@ class AsyncInMemoryExecutionStore:
         """Store a new execution and its event, unless something is in the way."""
         return self._store.claim(claim)
 
+    async def claim_many(
+        self, claims: Sequence[Claim], /
+    ) -> Sequence[ClaimOutcome | RailcoreError]:
+        """Claim many: for each what ``claim`` would have returned or raised."""
+        return self._store.claim_many(claims)
+
     async def record(self, recording: Recording, /) -> PaymentExecution | None:
         """Store a change where status and version still hold; None when somebody knew first."""
         return self._store.record(recording)
@@ -302,6 +524,10 @@ class AsyncInMemoryExecutionStore:
     ) -> Acquired | None:
         """Take a free or expired lease of an open execution, with a new fencing token."""
         return self._store.acquire(tenant_id, execution_id, owner, lease_s)
+
+    async def acquire_due(self, due: Due, /) -> Sequence[Acquired]:
+        """Take leases of due executions that nobody holds, those due longest first."""
+        return self._store.acquire_due(due)
 
     async def mark_sent(
         self, execution: PaymentExecution, lease_s: float, /
@@ -313,11 +539,45 @@ class AsyncInMemoryExecutionStore:
         """Give the lease back and look again later; whether the token still held it."""
         return self._store.reschedule(execution, next_check_s)
 
+    async def put_back(self, execution: PaymentExecution, next_check_s: float, /) -> bool:
+        """Count out a send that was refused for certain; whether the token still held the lease."""
+        return self._store.put_back(execution, next_check_s)
+
     async def note(
         self, execution: PaymentExecution, discrepancy: Discrepancy, event: EventDraft, /
     ) -> bool:
         """Store a contradiction and its event, once; whether it was new."""
         return self._store.note(execution, discrepancy, event)
+
+    async def note_orphan(self, orphan: Orphan, event: EventDraft, /) -> bool:
+        """Store a charge that nobody asked for, and its event, once; whether it was new."""
+        return self._store.note_orphan(orphan, event)
+
+    async def discrepancy(self, tenant_id: str, discrepancy_id: UUID, /) -> NotedDiscrepancy | None:
+        """Return a discrepancy by its id."""
+        return self._store.discrepancy(tenant_id, discrepancy_id)
+
+    async def list_discrepancies(
+        self, tenant_id: str | None, limit: int, /, *, open_only: bool = True
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return discrepancies of one tenant or, for None, of all, the oldest first."""
+        return self._store.list_discrepancies(tenant_id, limit, open_only=open_only)
+
+    async def discrepancies_of(
+        self, tenant_id: str, payment_id: str, /
+    ) -> Sequence[NotedDiscrepancy]:
+        """Return the discrepancies of a payment, the oldest first."""
+        return self._store.discrepancies_of(tenant_id, payment_id)
+
+    async def waiting_for_review(
+        self, tenant_id: str | None, limit: int, /
+    ) -> Sequence[PaymentExecution]:
+        """Return executions that are pending with ``manual_review``, the oldest first."""
+        return self._store.waiting_for_review(tenant_id, limit)
+
+    async def resolve(self, resolving: Resolving, /) -> ResolveOutcome:
+        """Store how an open discrepancy ends, with its event and executions, all or nothing."""
+        return self._store.resolve(resolving)
 
     async def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
         """Return an execution by its id."""
@@ -326,6 +586,10 @@ class AsyncInMemoryExecutionStore:
     async def find(self, tenant_id: str, idempotency_key: str, /) -> PaymentExecution | None:
         """Return the execution that holds a key."""
         return self._store.find(tenant_id, idempotency_key)
+
+    async def find_named(self, sought: Sought, /) -> Sequence[PaymentExecution]:
+        """Return the executions of an account that have this name at the provider; at most two."""
+        return self._store.find_named(sought)
 
     async def executions(self, tenant_id: str, payment_id: str, /) -> Sequence[PaymentExecution]:
         """Return the executions of a payment, oldest first."""
@@ -342,6 +606,13 @@ class AsyncInMemoryExecutionStore:
     async def events(self, tenant_id: str, payment_id: str, /) -> Sequence[JournalEvent]:
         """Return the payment's events in order."""
         return self._store.events(tenant_id, payment_id)
+
+
+def _is_of_account(execution: PaymentExecution, sought: Sought) -> bool:
+    named = (execution.provider, execution.account)
+    if named != (sought.provider, sought.account):
+        return False
+    return sought.tenant_id in {None, execution.tenant_id}
 
 
 def _refusal(claim: Claim, head: PaymentView | None) -> ClaimVerdict | None:
@@ -374,6 +645,29 @@ def _claimed(claim: Claim, now: datetime) -> PaymentExecution:
         last_sent_at=now if claim.is_sent else None,
         next_check_at=now + timedelta(seconds=claim.check_after_s),
         created_at=now,
+        updated_at=now,
+    )
+
+
+def _is_due(execution: PaymentExecution, due: Due, now: datetime) -> bool:
+    if execution.next_check_at is None or execution.next_check_at > now:
+        return False
+    is_wanted = due.is_unsent is None or execution.is_unsent is due.is_unsent
+    return (
+        is_wanted
+        and not _is_held(execution.lease, now)
+        and due.most.get(execution.account_key) != 0
+    )
+
+
+def _taken(
+    execution: PaymentExecution, owner: str, now: datetime, until: datetime
+) -> PaymentExecution:
+    return attrs.evolve(
+        execution,
+        lease=Lease(owner, execution.lease.token + 1, until),
+        check_count=execution.check_count + 1,
+        next_check_at=until,
         updated_at=now,
     )
 
@@ -436,5 +730,5 @@ def _is_held(lease: Lease, now: datetime) -> bool:
     return lease.until is not None and lease.until > now
 
 
-def _later(one: datetime | None, other: datetime) -> datetime:
-    return other if one is None else max(one, other)
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max((at for at in (one, other) if at is not None), default=None)

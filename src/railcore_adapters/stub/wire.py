@@ -11,14 +11,17 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Final
 from urllib.parse import quote
+
+import attrs
 
 from railcore.enums import PendingReason
 from railcore.errors import InvalidValueError
 from railcore.execution import PaymentExecution
 from railcore.failures import DefiniteFailureCode, PaymentFailureCode
-from railcore.http import HttpRequest, HttpResponse
+from railcore.http import HttpRequest, HttpResponse, retry_after_s
 from railcore.money import Currency, Money
 from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
 from railcore.routing import TimingBounds
@@ -129,9 +132,10 @@ def _read_order(
         return declined if declined.status is ResultStatus.FAILED else _UNREADABLE
     refused = REFUSALS.get((response.status, _error_code(body)))
     if refused is None:
-        return _UNREADABLE
+        return attrs.evolve(_UNREADABLE, retry_after_s=retry_after_s(response))
     said = {"http_status": response.status, "error_code": _error_code(body)}
-    return RailResult.failed(refused, provider_response=said)
+    failed = RailResult.failed(refused, provider_response=said)
+    return attrs.evolve(failed, retry_after_s=retry_after_s(response))
 
 
 def _read_lookup(
@@ -139,16 +143,21 @@ def _read_lookup(
 ) -> RailResult:
     found = (response.json_object() or {}).get("data")
     if response.status != 200 or not isinstance(found, list):
-        return _UNREADABLE
+        return attrs.evolve(_UNREADABLE, retry_after_s=retry_after_s(response))
     if not found:
         return RailResult.absent()
     results = [_ours(execution, one, read) for one in found]
-    taken = {str(one.provider_ref) for one in results if one.status is ResultStatus.SUCCESS}
-    if len(taken) > 1:  # one of them is too much, and only a person can say which
-        return RailResult.pending(
-            PendingReason.MANUAL_REVIEW, provider_response={"found": sorted(taken)}
-        )
+    taken = {one.provider_ref: one for one in results if one.status is ResultStatus.SUCCESS}
+    if len(taken) > 1:  # one is what was asked; the others are charges too many
+        first, *others = sorted(taken.values(), key=partial(_strangeness, execution))
+        return attrs.evolve(first, also=tuple(others))
     return max(results, key=lambda result: _MOST_TRUSTED[result.status])
+
+
+def _strangeness(execution: PaymentExecution, result: RailResult) -> tuple[bool, bool, str]:
+    """Order what was charged: first what was asked, and what is known already."""
+    is_another = result.provider_ref != execution.provider_ref
+    return result.reported != execution.money, is_another, str(result.provider_ref)
 
 
 def _ours(

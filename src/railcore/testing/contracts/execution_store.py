@@ -32,12 +32,12 @@ from railcore.enums import (
 )
 from railcore.errors import ExecutionNotFoundError, RailcoreError
 from railcore.events import EventType, draft_discrepancy, draft_event
-from railcore.execution import PaymentExecution, PaymentView
+from railcore.execution import Account, PaymentExecution, PaymentView
 from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import Discrepancy, Fact, FactSource, decide, evolve
 from railcore.money import KWD, SAR, USD, Currency, Money
 from railcore.ports import AsyncExecutionStore, ExecutionStore
-from railcore.protocol import Claim, ClaimOutcome, ClaimVerdict, Recording
+from railcore.protocol import Claim, ClaimOutcome, ClaimVerdict, Due, Recording
 from railcore.results import NextAction, NextActionKind, RailResult
 
 Result = TypeVar("Result")
@@ -46,6 +46,7 @@ TENANT: Final = "tenant-1"
 UNKNOWN: Final = RailResult.unknown(PaymentFailureCode.PROVIDER_TIMEOUT)
 REFUSED: Final = RailResult.failed(PaymentFailureCode.DECLINED)
 WAITING: Final = RailResult.pending(PendingReason.PROVIDER_PROCESSING)
+ACCOUNT: Final[Account] = (PaymentRail.CARD_PSP, "stub", "main")
 _IDS: Final = UUID("3f0e1c9a-5a0d-4a51-9a39-6f1f8f6c2b7e")
 
 
@@ -80,6 +81,19 @@ def claim_of(context: PaymentContext, **changes: Any) -> Claim:
         "check_after_s": 90.0,
     }
     return Claim(**{**wanted, **changes})
+
+
+def enqueued(store: ExecutionStore, key: str, **changes: Any) -> PaymentExecution:
+    """Claim a payment of its own under *key*, to be sent by a worker, due at once."""
+    claim = claim_of(asked(key, payment_id=f"p-{key}"), is_sent=False, check_after_s=0.0)
+    execution = attrs.evolve(claim.execution, **changes)
+    return the(store.claim(attrs.evolve(claim, execution=execution)).execution)
+
+
+def due(**changes: Any) -> Due:
+    """Return what a worker asks for; *changes* are any other attributes."""
+    wanted: dict[str, Any] = {"owner": "worker", "lease_s": 60.0, "limit": 100}
+    return Due(**{**wanted, **changes})
 
 
 def recording_of(
@@ -522,7 +536,144 @@ class ExecutionStoreContract:
         assert later.updated_at is not None
         assert (later.lease.owner, later.lease.token, later.lease.until) == (None, 1, None)
         assert later.next_check_at == later.updated_at + timedelta(seconds=5)
-        assert (later.check_count, later.version) == (1, 1)
+        assert (later.check_count, later.version) == (0, 1)
+
+    # What is due is taken --------------------------------------------------------------------
+
+    def test_what_is_due_is_taken_with_a_lease_and_a_next_look(self, store: ExecutionStore) -> None:
+        claimed = enqueued(store, "k1")
+
+        (acquired,) = store.acquire_due(due())
+
+        taken = acquired.execution
+        until = acquired.at + timedelta(seconds=60)
+        assert (taken.lease.owner, taken.lease.token, taken.lease.until) == ("worker", 1, until)
+        assert (taken.next_check_at, taken.check_count) == (until, 1)
+        assert (taken.send_count, taken.version, taken.context) == (0, 1, claimed.context)
+        assert store.get(TENANT, taken.execution_id) == taken
+
+    def test_what_somebody_holds_is_not_taken(self, store: ExecutionStore) -> None:
+        enqueued(store, "k1")
+        assert store.acquire_due(due())
+
+        assert not store.acquire_due(due())
+
+    def test_what_is_not_due_is_not_taken(self, store: ExecutionStore) -> None:
+        claimed = claim(store, asked("k1"))
+        store.reschedule(claimed, 600.0)
+        complete(store, claim(store, asked("k2", payment_id="invoice-2")))
+
+        assert not store.acquire_due(due())
+
+    def test_an_expired_lease_is_taken_over_with_a_newer_token(self, store: ExecutionStore) -> None:
+        enqueued(store, "k1")
+        (crashed,) = store.acquire_due(due(lease_s=0.0))
+
+        (acquired,) = store.acquire_due(due(owner="other"))
+
+        assert acquired.execution.lease.token == crashed.execution.lease.token + 1
+        assert acquired.execution.check_count == 2
+        assert not store.reschedule(crashed.execution, 5.0)
+        assert not store.put_back(crashed.execution, 5.0)
+        assert store.mark_sent(crashed.execution, 60.0) is None
+
+    def test_what_is_due_longest_is_taken_first(self, store: ExecutionStore) -> None:
+        for key in "bac":
+            enqueued(store, key)
+
+        taken = [*store.acquire_due(due(limit=2)), *store.acquire_due(due(limit=2))]
+
+        assert [one.execution.idempotency_key for one in taken] == ["b", "a", "c"]
+
+    def test_no_account_takes_more_than_its_room(self, store: ExecutionStore) -> None:
+        for key in "abcd":
+            enqueued(store, key)
+        for key in "ef":
+            enqueued(store, key, account="other")
+        most = {ACCOUNT: 1}
+
+        taken = store.acquire_due(due(most=most, most_each=2))
+
+        assert [one.execution.idempotency_key for one in taken] == ["a", "e", "f"]
+
+    def test_the_backlog_of_a_full_account_is_in_nobodys_way(self, store: ExecutionStore) -> None:
+        for key in "abcd":
+            enqueued(store, key)
+        enqueued(store, "e", account="other")
+
+        taken = store.acquire_due(due(limit=1, most={ACCOUNT: 0}))
+
+        assert [one.execution.idempotency_key for one in taken] == ["e"]
+
+    def test_unsent_work_is_told_from_everything_else(self, store: ExecutionStore) -> None:
+        enqueued(store, "unsent")
+        store.reschedule(claim(store, asked("sent", payment_id="p-sent")), 0.0)
+
+        sends = store.acquire_due(due(is_unsent=True))
+        looks = store.acquire_due(due(is_unsent=False))
+
+        assert [one.execution.idempotency_key for one in sends] == ["unsent"]
+        assert [one.execution.idempotency_key for one in looks] == ["sent"]
+
+    def test_of_many_takers_each_execution_has_one(self, store: ExecutionStore) -> None:
+        for number in range(40):
+            enqueued(store, f"k{number}")
+
+        found = at_once([partial(store.acquire_due, due(limit=5))] * 8)
+
+        taken = [one.execution.execution_id for some in found for one in some]
+        assert len(taken) == len(set(taken))
+
+    def test_a_refused_send_does_not_count_as_sent(self, store: ExecutionStore) -> None:
+        enqueued(store, "k1")
+        (acquired,) = store.acquire_due(due())
+        sent = the(store.mark_sent(acquired.execution, 60.0))
+
+        assert store.put_back(sent, 0.0) is True
+
+        again = the(store.find(TENANT, "k1"))
+        assert (again.send_count, again.refused_count, again.is_unsent) == (1, 1, True)
+        assert (again.lease.owner, again.version) == (None, 1)
+        assert not store.put_back(sent, 0.0)
+        (acquired,) = store.acquire_due(due(is_unsent=True))
+        resent = the(store.mark_sent(acquired.execution, 60.0))
+        assert (resent.send_count, resent.tries) == (2, 1)
+        assert resent.first_sent_at == resent.last_sent_at
+        assert store.get(TENANT, resent.execution_id) == resent
+
+    def test_only_what_was_sent_is_put_back(self, store: ExecutionStore) -> None:
+        enqueued(store, "k1")
+        (acquired,) = store.acquire_due(due())
+
+        assert store.put_back(acquired.execution, 0.0) is False
+
+    def test_until_when_it_may_be_sent_survives(self, store: ExecutionStore) -> None:
+        before = datetime(2030, 1, 1, 12, 30, 0, 250, tzinfo=UTC)
+
+        claimed = enqueued(store, "k1", send_before=before)
+
+        assert claimed.send_before == before
+        assert store.get(TENANT, claimed.execution_id) == claimed
+
+    def test_many_claims_have_each_their_outcome(self, store: ExecutionStore) -> None:
+        contexts = [
+            asked("a"),
+            asked("b", payment_id="invoice-2"),
+            asked("a"),
+            asked("c"),
+            asked("d", payment_id="invoice-2", money=Money(1, USD)),
+        ]
+
+        outcomes = store.claim_many([claim_of(one, is_sent=False) for one in contexts])
+
+        verdicts = [one.verdict if isinstance(one, ClaimOutcome) else one for one in outcomes]
+        assert verdicts == [
+            ClaimVerdict.CLAIMED,
+            ClaimVerdict.CLAIMED,
+            ClaimVerdict.DUPLICATE,
+            ClaimVerdict.LIVE,
+            ClaimVerdict.CURRENCY,
+        ]
 
     def test_an_old_token_moves_neither_lease_nor_schedule(self, store: ExecutionStore) -> None:
         zombie = abandoned(store, "k1")
@@ -659,7 +810,7 @@ class _Awaited:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.store, name)
-        return lambda *args: self.run(method(*args))
+        return lambda *args, **named: self.run(method(*args, **named))
 
 
 def the(value: Result | None) -> Result:

@@ -1,0 +1,2 @@
+-- Several statements that happen together or not at all.
+begin

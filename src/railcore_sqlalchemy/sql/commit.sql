@@ -1,0 +1,2 @@
+-- They have happened.
+commit

@@ -1,0 +1,2 @@
+-- None of them has.
+rollback
