@@ -64,7 +64,32 @@ class ExecutionObserved:
     is_repeat: bool = False
 
 
-Observed = RailObserved | ExecutionObserved
+@attrs.frozen(kw_only=True)
+class WebhookObserved:
+    """
+    A delivery came, or was tried.
+
+    Attributes:
+        verdict: ``refused``, ``accepted``, ``duplicate`` or ``conflict`` when it comes;
+            ``applied``, ``waiting`` or ``parked`` when it is tried.
+        account: None where none was proven yet.
+        problem: Why it was refused or not applied; no content of the delivery.
+    """
+
+    name: ClassVar[str] = "billing.webhook"
+    verdict: str
+    provider: str
+    account: str | None = None
+    event_id: str | None = None
+    problem: str | None = None
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether a person has to look: one event with two bodies, or one that is parked."""
+        return self.verdict in {"conflict", "parked"}
+
+
+Observed = RailObserved | ExecutionObserved | WebhookObserved
 """Everything an observer can be told."""
 
 

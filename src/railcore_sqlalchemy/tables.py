@@ -34,6 +34,8 @@ __all__ = [
     "edge",
     "event",
     "execution",
+    "inbox",
+    "inbox_body",
     "metadata",
     "outbox",
     "payment",
@@ -193,6 +195,12 @@ execution = Table(
         "(status in ('processing', 'pending')) = (next_check_at is not null)",
         name="never_forgotten",
     ),
+    Index("railcore_execution_provider_key", "provider_key"),
+    Index(
+        "railcore_execution_provider_ref",
+        "provider_ref",
+        postgresql_where=text("provider_ref is not null"),
+    ),
     Index(
         "railcore_execution_due",
         "next_check_at",
@@ -300,6 +308,50 @@ reference = Table(
         ["railcore_execution.tenant_id", "railcore_execution.execution_id"],
         name="reference_has_execution",
     ),
+)
+
+inbox = Table(
+    "railcore_inbox",
+    metadata,
+    _key("tenant_id"),
+    _key("provider"),
+    _key("account"),
+    _key("event_id"),
+    Column("body_sha256", LargeBinary(), nullable=False),
+    _at("signed_at", nullable=True),
+    _at("received_at"),
+    _key("state"),
+    _int("attempts"),
+    _at("next_attempt_at", nullable=True),
+    _at("settled_at", nullable=True),
+    _text("problem", nullable=True),
+    PrimaryKeyConstraint("event_id", "account", "provider", "tenant_id", name="railcore_inbox_pkey"),
+    CheckConstraint("octet_length(body_sha256) = 32", name="inbox_hash_is_sha256"),
+    CheckConstraint("state in ('received', 'applied', 'parked')", name="inbox_state_is_known"),
+    CheckConstraint(
+        "(state = 'received') = (next_attempt_at is not null)", name="inbox_never_forgotten"
+    ),
+    Index(
+        "railcore_inbox_due",
+        "next_attempt_at",
+        postgresql_where=text("next_attempt_at is not null"),
+    ),
+    Index("railcore_inbox_received", "received_at"),
+)
+
+inbox_body = Table(
+    "railcore_inbox_body",
+    metadata,
+    _key("tenant_id"),
+    _key("provider"),
+    _key("account"),
+    _key("event_id"),
+    _at("received_at"),
+    Column("body", LargeBinary(), nullable=False),
+    PrimaryKeyConstraint(
+        "event_id", "account", "provider", "tenant_id", name="railcore_inbox_body_pkey"
+    ),
+    CheckConstraint("octet_length(body) <= 262144", name="inbox_body_is_bounded"),
 )
 
 wallet_account = Table(

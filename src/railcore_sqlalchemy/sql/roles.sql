@@ -28,6 +28,7 @@ begin
       ('railcore_relay', 'idle_in_transaction_session_timeout = ''5s'''),
       ('railcore_relay', 'plan_cache_mode = force_generic_plan'),
       ('railcore_relay', 'enable_seqscan = off'),
+      ('railcore_relay', 'jit = off'),
       ('railcore_reader', 'lock_timeout = ''500ms'''),
       ('railcore_reader', 'statement_timeout = ''5min'''),
       ('railcore_reader', 'idle_in_transaction_session_timeout = ''1min''')
@@ -52,3 +53,8 @@ grant update (resolved_at, resolved_by, evidence, resolution, resolving_executio
 grant select on railcore_event, railcore_outbox, railcore_bucket to railcore_relay;
 grant update (owner, token, until) on railcore_bucket to railcore_relay;
 grant insert, update (attempts, due_at, parked_at, last_error), delete on railcore_outbox to railcore_relay;
+
+grant select on railcore_inbox to railcore_app, railcore_reader;
+grant select on railcore_inbox_body to railcore_app;
+grant insert on railcore_inbox, railcore_inbox_body to railcore_app;
+grant update (state, attempts, next_attempt_at, settled_at, problem) on railcore_inbox to railcore_app;

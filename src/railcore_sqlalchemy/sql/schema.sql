@@ -112,6 +112,10 @@ create table railcore_execution (
   constraint never_forgotten check ((status in ('processing', 'pending')) = (next_check_at is not null))
 ) with (fillfactor = 70);
 
+-- A provider's own news names an execution by the key that we sent, or by the provider's id.
+create index railcore_execution_provider_key on railcore_execution (provider_key);
+create index railcore_execution_provider_ref on railcore_execution (provider_ref) where provider_ref is not null;
+
 create index railcore_execution_due on railcore_execution (next_check_at) where next_check_at is not null;
 
 -- What is still to be delivered: narrow and short-lived. A row waits until due_at (null: no wait), and while it is parked
@@ -186,6 +190,42 @@ create table railcore_reference (
   constraint railcore_reference_pkey primary key (reference, account, provider, tenant_id),
   constraint reference_has_execution foreign key (tenant_id, execution_id)
     references railcore_execution (tenant_id, execution_id)
+);
+
+-- Verified webhook deliveries, one row an event of an account, kept so that a redelivery is known for as long as its provider
+-- may repeat it. tenant_id is '' for an account that tenants share. What is still to be applied has a date.
+create table railcore_inbox (
+  tenant_id text collate "C" not null,
+  provider text collate "C" not null,
+  account text collate "C" not null,
+  event_id text collate "C" not null,
+  body_sha256 bytea not null,
+  signed_at timestamptz,
+  received_at timestamptz not null,
+  state text collate "C" not null,
+  attempts integer not null,
+  next_attempt_at timestamptz,
+  settled_at timestamptz,
+  problem text,
+  constraint railcore_inbox_pkey primary key (event_id, account, provider, tenant_id),
+  constraint inbox_hash_is_sha256 check (octet_length(body_sha256) = 32),
+  constraint inbox_state_is_known check (state in ('received', 'applied', 'parked')),
+  constraint inbox_never_forgotten check ((state = 'received') = (next_attempt_at is not null))
+) with (fillfactor = 70);
+
+create index railcore_inbox_due on railcore_inbox (next_attempt_at) where next_attempt_at is not null;
+create index railcore_inbox_received on railcore_inbox (received_at);
+
+-- The bodies, card numbers masked, apart from the rows above because they are not kept as long.
+create table railcore_inbox_body (
+  tenant_id text collate "C" not null,
+  provider text collate "C" not null,
+  account text collate "C" not null,
+  event_id text collate "C" not null,
+  received_at timestamptz not null,
+  body bytea not null,
+  constraint railcore_inbox_body_pkey primary key (event_id, account, provider, tenant_id),
+  constraint inbox_body_is_bounded check (octet_length(body) <= 262144)
 );
 
 -- Guards -------------------------------------------------------------------------------------------------
