@@ -19,6 +19,10 @@ from railcore.results import NextAction
 _NOTHING: Final[Mapping[str, object]] = {}
 
 
+Account = tuple[PaymentRail, str, str]
+"""Rail, provider and account: one set of credentials."""
+
+
 @attrs.frozen
 class Lease:
     """
@@ -51,6 +55,10 @@ class PaymentExecution:
         settled_minor: What the provider says it moved or received so far.
         next_action: What the payer has to do.
         progress: Orders news of the same pending reason.
+        parent_ref: The provider's id of what a capture, void or refund acts on.
+        send_before: Until when enqueued work may be sent for the first time; None for what was sent
+            with its claim.
+        refused_count: How many of the sends were refused for certain before anything was done.
         lease, send_count, first_sent_at, last_sent_at, next_check_at, check_count: Who acts, and
             when it is looked at next.
     """
@@ -61,6 +69,8 @@ class PaymentExecution:
     provider: str = attrs.field(validator=_checks.text(32))
     account: str = attrs.field(validator=_checks.text(64))
     mode: RouteMode
+    parent_ref: str | None = None
+    send_before: datetime | None = None
     status: ExecutionStatus = ExecutionStatus.PROCESSING
     pending_reason: PendingReason | None = None
     failure: PaymentFailureCode | None = None
@@ -75,6 +85,7 @@ class PaymentExecution:
     provider_response: Mapping[str, object] = attrs.field(default=_NOTHING, hash=False)
     lease: Lease = Lease(None, 0, None)
     send_count: int = 0
+    refused_count: int = 0
     first_sent_at: datetime | None = None
     last_sent_at: datetime | None = None
     next_check_at: datetime | None = None
@@ -156,6 +167,21 @@ class PaymentExecution:
         return not self.status.is_terminal
 
     @property
+    def account_key(self) -> Account:
+        """Whose credentials at whom: what limits and breakers go by."""
+        return self.rail, self.provider, self.account
+
+    @property
+    def tries(self) -> int:
+        """How many sends may have arrived."""
+        return self.send_count - self.refused_count
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether it is certain that nothing has been sent yet, so that the first send is due."""
+        return self.status is ExecutionStatus.PROCESSING and not self.tries
+
+    @property
     def is_in_doubt(self) -> bool:
         """Whether money may have moved without a definite answer."""
         return (
@@ -165,8 +191,9 @@ class PaymentExecution:
 
 
 _NONE: Final = type(None)
-_COUNTS: Final = ("version", "phase", "progress", "send_count", "check_count")
+_COUNTS: Final = ("version", "phase", "progress", "send_count", "refused_count", "check_count")
 _INSTANTS: Final = (
+    "send_before",
     "expires_at",
     "first_sent_at",
     "last_sent_at",
@@ -183,6 +210,7 @@ _KINDS: Final[Mapping[str, Any]] = {
     "pending_reason": (PendingReason, _NONE),
     "failure": (PaymentFailureCode, _NONE),
     "cause": (PaymentFailureCode, _NONE),
+    "parent_ref": (str, _NONE),
     "provider_ref": (str, _NONE),
     "settled_minor": (int, _NONE),
     "next_action": (NextAction, _NONE),
@@ -191,7 +219,9 @@ _KINDS: Final[Mapping[str, Any]] = {
     **dict.fromkeys(_INSTANTS, (datetime, _NONE)),
     **dict.fromkeys(_COUNTS, int),
 }
-_IDENTITY: Final = frozenset({"execution_id", "context", "rail", "provider", "account", "mode"})
+_IDENTITY: Final = frozenset(
+    {"execution_id", "context", "rail", "provider", "account", "mode", "parent_ref", "send_before"}
+)
 _MAY_CHANGE: Final = frozenset(attrs.fields_dict(PaymentExecution)) - _IDENTITY
 _provider_ref: Final = attrs.fields(PaymentExecution).provider_ref
 _a_reference: Final = _checks.reference(255)

@@ -6,7 +6,7 @@ only what is idempotent and only after a lookup, R4 when silence proves somethin
 facts end an execution.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -14,9 +14,10 @@ from uuid import UUID
 import attrs
 
 from railcore import _checks
+from railcore.breaker import BreakerSettings, Traffic
 from railcore.clock import Deadline
 from railcore.context import PaymentContext
-from railcore.enums import ExecutionStatus, Idempotency, Operation, PaymentRail, PendingReason
+from railcore.enums import ExecutionStatus, Idempotency, PaymentRail, PendingReason
 from railcore.errors import (
     CurrencyMismatchError,
     ExecutionNotFoundError,
@@ -26,17 +27,18 @@ from railcore.errors import (
     LimitExceededError,
     LiveExecutionExists,
     MisconfiguredError,
+    RefusedError,
     UnknownProviderError,
-    UnsupportedOperationError,
 )
 from railcore.events import draft_event
-from railcore.execution import PaymentExecution, PaymentView, available_of
+from railcore.execution import PaymentExecution, PaymentView
 from railcore.failures import FailureCategory, PaymentFailureCode, UnknownCause
+from railcore.follow_ups import check_follow_up, check_parent
 from railcore.lifecycle import Decision, Fact, FactSource, evolve
-from railcore.ports import Clock, Observer, RouteResolver
+from railcore.ports import Clock, KnowsRoutes, Observer, RouteResolver
 from railcore.protocol import Claim, ClaimOutcome, ClaimVerdict, Recording
 from railcore.results import RailResult
-from railcore.routing import Offered, PaymentRoute, RouteCapabilities, TimingBounds
+from railcore.routing import Offered, PaymentRoute, RouteCapabilities, TimingBounds, narrowest
 
 _SOON_S: Final = 0.05
 
@@ -52,18 +54,32 @@ class EngineSettings:
             provider for. Has to be longer than any rail's send deadline and answer timeout
             together.
         first_check_s: When an open execution is looked at again first; doubles with every look.
-        last_check_s: The longest wait between two looks.
+        last_check_s: The longest wait between two looks. Waits are spread by chance over all of
+            their length, so that what broke together does not come back together.
+        send_within_s: For how long enqueued work may be sent, where its caller does not say.
+        recovery_since: When a database came back that may have lost its last commits (a restored
+            copy, a failover): what was enqueued before is looked up before it is first sent.
+        breaker: When the provider's accounts are left alone; None never does so.
     """
 
     owner: str = attrs.field(default="engine", validator=_checks.text(128))
     lease_s: float = attrs.field(default=60.0, validator=_checks.seconds)
     first_check_s: float = attrs.field(default=15.0, validator=_checks.seconds)
     last_check_s: float = attrs.field(default=86_400.0, validator=_checks.seconds)
+    send_within_s: float = attrs.field(default=604_800.0, validator=_checks.seconds)
+    recovery_since: datetime | None = attrs.field(default=None, validator=_checks.aware)
+    breaker: BreakerSettings | None = attrs.field(
+        default=BreakerSettings(), validator=_checks.one_of(BreakerSettings, optional=True)
+    )
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.first_check_s <= self.last_check_s:
             wanted = f"above zero, at most last_check_s = {self.last_check_s:g} s"
             raise InvalidValueError("first_check_s", wanted, f"{self.first_check_s:g} s")
+
+
+def _no_chance() -> float:
+    return 1.0
 
 
 @attrs.frozen
@@ -108,6 +124,8 @@ class Kernel:
         observer: Is told of rail calls and answers, if there is one.
         clock: Time for deadlines and expiry; leases and due dates are the store's.
         new_id: Makes execution ids.
+        chance: Returns a number from 0 to 1, which spreads waits; 1 makes them as long as they get.
+        traffic: The breakers of this process.
     """
 
     routes: RouteResolver
@@ -116,10 +134,14 @@ class Kernel:
     clock: Clock
     observer: Observer | None
     new_id: Callable[[], UUID]
+    chance: Callable[[], float] = _no_chance
+    traffic: Traffic = attrs.field(factory=lambda: Traffic(None))
 
-    def plan(self, context: PaymentContext) -> Plan:
+    def plan(self, context: PaymentContext, send_before: datetime | None = None) -> Plan:
         """
         Return what to claim for a charge or an authorization.
+
+        With *send_before* a worker sends it; otherwise the claim is the send mark.
 
         Raises:
             RefusedError: No route, or the route cannot do it. Nothing was sent or stored.
@@ -128,7 +150,9 @@ class Kernel:
         resolution = self.routes.resolve(context)
         self._offered(resolution.route.rail, resolution.route.provider)
         resolution.route.check(context)
-        return self._plan(context, resolution.route, resolution.trace, head_seq=None)
+        return self._plan(
+            context, resolution.route, resolution.trace, head_seq=None, send_before=send_before
+        )
 
     def plan_follow_up(
         self,
@@ -136,6 +160,7 @@ class Kernel:
         parent: PaymentExecution | None,
         payment: PaymentView | None,
         executions: Sequence[PaymentExecution],
+        send_before: datetime | None = None,
     ) -> Plan:
         """
         Return what to claim for a capture, void or refund: on the route that the parent took.
@@ -152,22 +177,19 @@ class Kernel:
             raise ExecutionNotFoundError(
                 context.tenant_id, context.parent_execution_id or UUID(int=0)
             )
-        if parent.status is not ExecutionStatus.COMPLETED:
-            raise UnsupportedOperationError(
-                parent.provider,
-                f"{context.operation} of an execution that is {parent.status}",
-                "completed executions",
-            )
-        if parent.operation not in _PARENTS[context.operation]:
-            raise UnsupportedOperationError(
-                parent.provider,
-                f"{context.operation} of a {parent.operation}",
-                ", ".join(sorted(_PARENTS[context.operation])),
-            )
-        route = self._route_of(parent)
+        check_parent(context, parent)
+        route = self._route_of(parent, executions)
         route.check(context)
-        self._check_limits(context, payment, parent, executions)
-        return self._plan(context, route, (f"the parent's route: {route}",), head_seq=payment.seq)
+        check_follow_up(context, parent, payment, executions, route)
+        trace = (f"the parent's route: {route}",)
+        return self._plan(
+            context,
+            route,
+            trace,
+            head_seq=payment.seq,
+            send_before=send_before,
+            parent_ref=parent.provider_ref,
+        )
 
     def send_by(self, timing: TimingBounds) -> Deadline:
         """Return the send deadline of a request that is marked as sent from now on (rule R2)."""
@@ -231,8 +253,10 @@ class Kernel:
         own_try = (
             result.failure is not None and result.failure.category is not FailureCategory.PERMANENT
         )
-        if own_try and execution.send_count > 1:
-            return self._unknown(execution, PaymentFailureCode.PROVIDER_TIMEOUT)
+        if own_try and execution.tries > 1:
+            return self._unknown(
+                execution, PaymentFailureCode.PROVIDER_TIMEOUT, result.retry_after_s
+            )
         return Fact(
             result=result, source=FactSource.CALL, phase=execution.phase, is_own_try=own_try
         )
@@ -263,12 +287,49 @@ class Kernel:
         """
         if result.is_absent:
             return self._after_absence(execution, at, took_s)
-        tells = result.pending_reason is not PendingReason.OUTCOME_UNKNOWN and (
-            result.failure is None or result.failure.category is FailureCategory.PERMANENT
-        )
-        if tells:
+        if tells(result):
             return Record(Fact(result=result, source=FactSource.LOOKUP, phase=execution.phase))
-        return self._nothing_new(execution, self.next_check_s(execution))
+        return self._nothing_new(
+            execution, self.next_check_s(execution, result.retry_after_s), result.retry_after_s
+        )
+
+    def put_back_s(self, execution: PaymentExecution, result: RailResult) -> float | None:
+        """
+        Return in how many seconds an enqueued execution is sent anew, if *result* allows that.
+
+        It was refused for certain before anything was done, and its time is not over.
+        """
+        refused = result.failure is not None and result.failure.allows_failover
+        left_s = self.send_left_s(execution)
+        is_first = execution.status is ExecutionStatus.PROCESSING and execution.tries == 1
+        if not refused or not is_first or left_s is None or left_s <= 0:
+            return None
+        return min(self.next_check_s(execution, result.retry_after_s), left_s)
+
+    def send_left_s(self, execution: PaymentExecution) -> float | None:
+        """Return for how many seconds enqueued work may still be sent; None for other work."""
+        if execution.send_before is None:
+            return None
+        return (execution.send_before - self.clock.now()).total_seconds()
+
+    def is_from_before_recovery(self, execution: PaymentExecution) -> bool:
+        """Whether a send of it may have been forgotten by a database that lost commits."""
+        since, created_at = self.settings.recovery_since, execution.created_at
+        return since is not None and created_at is not None and created_at < since
+
+    def after_recovery_lookup(
+        self, execution: PaymentExecution, result: RailResult, at: datetime
+    ) -> AfterLookup:
+        """Return what a lookup before a first send leads to; ``Resend`` is the first send."""
+        if not result.is_absent:
+            return self.after_lookup(execution, result, at)
+        can, since = self.capabilities(execution), self.settings.recovery_since
+        forgotten = execution.changed(first_sent_at=execution.created_at, last_sent_at=since)
+        left_s = self.send_left_s(execution)
+        is_in_time = left_s is None or left_s > 0
+        if is_in_time and may_resend(forgotten, can, at) or absence_is_proof(forgotten, can, at):
+            return Resend()
+        return Wait(_until_proof_s(forgotten, can, at) or self.next_check_s(execution))
 
     def recording(
         self, execution: PaymentExecution, fact: Fact, decision: Decision
@@ -281,24 +342,33 @@ class Kernel:
             before=execution,
             after=after,
             event=draft_event(after, fact),
-            next_check_s=None if after.status.is_terminal else self.next_check_s(after),
+            next_check_s=None
+            if after.status.is_terminal
+            else self.next_check_s(after, fact.result.retry_after_s),
             is_fenced=fact.is_own_try,
         )
 
-    def next_check_s(self, execution: PaymentExecution) -> float:
+    def next_check_s(
+        self, execution: PaymentExecution, retry_after_s: float | None = None
+    ) -> float:
         """
         Return in how many seconds an open execution is looked at again.
 
-        For ever, at most ``last_check_s`` apart.
+        For ever, at most ``last_check_s`` apart, and not before the provider's *retry_after_s*.
         """
+        spread_s = self._next_check_s(execution)
+        return min(max(spread_s, retry_after_s or 0.0), self.settings.last_check_s)
+
+    def _next_check_s(self, execution: PaymentExecution) -> float:
         settings = self.settings
-        patience = settings.first_check_s * 2.0 ** min(execution.check_count, 30)
+        patience = settings.first_check_s * 2.0 ** min(max(execution.check_count - 1, 0), 30)
         if execution.pending_reason in _WAITS_FOR_PEOPLE:
             patience = settings.last_check_s
+        patience = min(patience, settings.last_check_s) * self.chance()
         if execution.expires_at is not None:
             left = (execution.expires_at - self.clock.now()).total_seconds()
             patience = min(patience, left) if left > 0 else patience
-        return max(_SOON_S, min(patience, settings.last_check_s))
+        return max(_SOON_S, patience)
 
     def _plan(
         self,
@@ -307,7 +377,10 @@ class Kernel:
         trace: tuple[str, ...],
         *,
         head_seq: int | None,
+        send_before: datetime | None,
+        parent_ref: str | None = None,
     ) -> Plan:
+        is_sent = send_before is None
         execution = PaymentExecution(
             execution_id=self.new_id(),
             context=context,
@@ -315,14 +388,16 @@ class Kernel:
             provider=route.provider,
             account=route.account,
             mode=route.mode,
+            parent_ref=parent_ref,
+            send_before=send_before,
         )
         claim = Claim(
             execution=execution,
             event=draft_event(execution, trace=trace),
             owner=self.settings.owner,
             lease_s=self.settings.lease_s,
-            is_sent=True,
-            check_after_s=self.settings.lease_s,
+            is_sent=is_sent,
+            check_after_s=self.settings.lease_s if is_sent else 0.0,
             head_seq=head_seq,
         )
         return Plan(claim, route.capabilities.timing)
@@ -334,33 +409,39 @@ class Kernel:
             known = tuple(sorted(f"{one}/{two}" for one, two in self.offered))
             raise UnknownProviderError(f"{rail}/{provider}", known) from None
 
-    def _route_of(self, parent: PaymentExecution) -> PaymentRoute:
-        return PaymentRoute(
-            name=f"{parent.provider}/{parent.account}",
-            rail=parent.rail,
-            provider=parent.provider,
-            account=parent.account,
-            mode=parent.mode,
-            capabilities=self.capabilities(parent),
+    def _route_of(
+        self, parent: PaymentExecution, executions: Sequence[PaymentExecution]
+    ) -> PaymentRoute:
+        """
+        Return the route that *parent* took, as narrow as it is configured today.
+
+        Where nothing leads to its account any more, the rail alone says what can be done: a change
+        of routes strands no refund. Currencies are narrowed for new payments only.
+        """
+        declared = self.capabilities(parent)
+        configured = self._configured(parent, executions)
+        if not configured:
+            return _route_to(parent, f"{parent.provider}/{parent.account}", declared)
+        names = ", ".join(sorted({route.name for route in configured}))
+        return _route_to(
+            parent, names, narrowest(declared, [route.capabilities for route in configured])
         )
 
-    def _check_limits(
-        self,
-        context: PaymentContext,
-        payment: PaymentView,
-        parent: PaymentExecution,
-        executions: Sequence[PaymentExecution],
-    ) -> None:
-        if parent.money.currency != context.money.currency:
-            raise CurrencyMismatchError(context.payment_id, context.money.currency.code)
-        available = min(
-            payment.available_minor(context.operation),
-            available_of(parent, context.operation, executions),
-        )
-        if context.money.amount_minor > available:
-            raise LimitExceededError(
-                context.payment_id, context.operation, context.money.amount_minor, available
-            )
+    def _configured(
+        self, parent: PaymentExecution, executions: Sequence[PaymentExecution]
+    ) -> Sequence[PaymentRoute]:
+        root_id = parent.context.parent_execution_id
+        root = next((one for one in executions if one.execution_id == root_id), parent)
+        try:
+            found = self.routes.resolve(root.context).route
+        except RefusedError:
+            pass
+        else:
+            if _leads_to(found, parent):
+                return [found]
+        if isinstance(self.routes, KnowsRoutes):
+            return [route for route in self.routes.known_routes if _leads_to(route, parent)]
+        return []
 
     def _after_absence(
         self, execution: PaymentExecution, at: datetime, took_s: float
@@ -377,25 +458,55 @@ class Kernel:
             execution, _until_proof_s(execution, can, at) or self.next_check_s(execution)
         )
 
-    def _nothing_new(self, execution: PaymentExecution, wait_s: float) -> AfterLookup:
+    def _nothing_new(
+        self, execution: PaymentExecution, wait_s: float, retry_after_s: float | None = None
+    ) -> AfterLookup:
         if execution.status is not ExecutionStatus.PROCESSING:
             return Wait(wait_s)
-        return Record(self._unknown(execution, PaymentFailureCode.PROVIDER_TIMEOUT))
+        if execution.is_unsent:
+            return Wait(wait_s)
+        return Record(self._unknown(execution, PaymentFailureCode.PROVIDER_TIMEOUT, retry_after_s))
 
-    def _unknown(self, execution: PaymentExecution, cause: UnknownCause) -> Fact:
-        return Fact(
-            result=RailResult.unknown(cause), source=FactSource.KERNEL, phase=execution.phase
-        )
+    def _unknown(
+        self,
+        execution: PaymentExecution,
+        cause: UnknownCause,
+        retry_after_s: float | None = None,
+    ) -> Fact:
+        result = attrs.evolve(RailResult.unknown(cause), retry_after_s=retry_after_s)
+        return Fact(result=result, source=FactSource.KERNEL, phase=execution.phase)
 
-
-_PARENTS: Final[Mapping[Operation, frozenset[Operation]]] = {
-    Operation.CAPTURE: frozenset({Operation.AUTHORIZE}),
-    Operation.VOID: frozenset({Operation.AUTHORIZE}),
-    Operation.REFUND: frozenset({Operation.CHARGE, Operation.AUTHORIZE, Operation.CAPTURE}),
-}
-"""What a follow-up may act on: a refund of a refund would take the money again."""
 
 _WAITS_FOR_PEOPLE: Final = frozenset({PendingReason.AWAITING_FUNDS, PendingReason.MANUAL_REVIEW})
+
+
+def tells(result: RailResult) -> bool:
+    """
+    Return whether news that answers no try of ours says anything of an execution.
+
+    A lookup or a webhook that has no access, no capacity or no answer speaks of itself.
+    """
+    return result.pending_reason is not PendingReason.OUTCOME_UNKNOWN and (
+        result.failure is None or result.failure.category is FailureCategory.PERMANENT
+    )
+
+
+def _leads_to(route: PaymentRoute, execution: PaymentExecution) -> bool:
+    account = route.rail, route.provider, route.account, route.mode
+    return account == (execution.rail, execution.provider, execution.account, execution.mode)
+
+
+def _route_to(
+    execution: PaymentExecution, name: str, capabilities: RouteCapabilities
+) -> PaymentRoute:
+    return PaymentRoute(
+        name=name,
+        rail=execution.rail,
+        provider=execution.provider,
+        account=execution.account,
+        mode=execution.mode,
+        capabilities=capabilities,
+    )
 
 
 def may_resend(execution: PaymentExecution, can: RouteCapabilities, at: datetime) -> bool:

@@ -190,6 +190,22 @@ class PaymentRoute:
             )
 
 
+def narrowest(
+    declared: RouteCapabilities, configured: Sequence[RouteCapabilities]
+) -> RouteCapabilities:
+    """
+    Return what follow-ups may be asked for: what is *declared* and allowed by any *configured*.
+
+    Currencies are as declared: they are narrowed for new payments.
+    """
+    allowed = frozenset[Operation]().union(*(can.operations for can in configured))
+    parts = {
+        name: getattr(declared, name) and any(getattr(can, name) for can in configured)
+        for name in _PARTS
+    }
+    return attrs.evolve(declared, operations=declared.operations & allowed, **parts)
+
+
 @attrs.frozen
 class Resolution:
     """A route and why it was taken: each candidate that was looked at, in order."""
@@ -206,7 +222,8 @@ What is registered: (rail, provider) and what the adapter declares.
 """
 
 _MATCH_FIELDS: Final = ("tenant_id", "payment_option_key", "currency", "operation")
-_NARROWED: Final = ("operations", "currencies")
+_PARTS: Final = ("partial_capture", "multiple_capture", "partial_refund", "multiple_refund")
+_NARROWED: Final = ("operations", "currencies", *_PARTS)
 _REMEMBERED: Final = 4096
 
 
@@ -259,6 +276,9 @@ class ConfigDrivenRouteResolver:
         self._defaults = dict(defaults)
         self._default_route = default_route
         self._found = lru_cache(maxsize=_REMEMBERED)(self._find)
+        last = [] if default_route is None else [default_route]
+        every = [*(entry.route for entry in self._exact), *self._defaults.values(), *last]
+        self.known_routes: Sequence[PaymentRoute] = tuple(dict.fromkeys(every))
 
     @classmethod
     def from_mapping(
@@ -396,7 +416,21 @@ def _narrowed(
         )
         _refuse_wider(codes, currencies, f"{place}.currencies")
         currencies = codes
-    return attrs.evolve(declared, operations=operations, currencies=currencies)
+    parts = {name: _part(declared, entry, name, place) for name in _PARTS}
+    return attrs.evolve(declared, operations=operations, currencies=currencies, **parts)
+
+
+def _part(
+    declared: RouteCapabilities, entry: Mapping[str, object], name: str, place: str
+) -> bool:
+    is_offered: bool = getattr(declared, name)
+    wanted = entry.get(name, is_offered)
+    if not isinstance(wanted, bool):
+        problem = f"wanted true or false, found {_checks.shape(wanted)}"
+        raise MisconfiguredError(f"{place}.{name}", problem, "Write it without quotes")
+    if wanted and not is_offered:
+        _refuse_wider(frozenset({name}), frozenset(), f"{place}.{name}")
+    return wanted
 
 
 def _refuse_wider(wanted: frozenset[str], declared: frozenset[str] | None, place: str) -> None:

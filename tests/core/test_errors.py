@@ -21,6 +21,7 @@ SAMPLES: list[RailcoreError] = [
     errors.IdempotencyConflict("key-1", ID, ("amount_minor",)),
     errors.LiveExecutionExists("inv-1", ID),
     errors.LimitExceededError("inv-1", "refund", 5, 3),
+    errors.InDoubtError("inv-1", "refund", (ID,)),
     errors.CurrencyMismatchError("inv-1", "USD"),
     errors.ApprovalError(ID, "problem"),
     errors.UnknownProviderError("card_psp/x", ("card_psp/stub",)),
