@@ -1,5 +1,5 @@
 """
-Identifiers made by the client: UUID version 7 (RFC 9562, section 5.7), for index locality.
+Chance, and ids made by the client: UUID version 7 (RFC 9562, section 5.7), for index locality.
 
 They mean nothing and order nothing.
 """
@@ -16,6 +16,11 @@ _RANDOM_BITS = (1 << 74) - 1
 
 text_of: Final = lru_cache(maxsize=4096)(str)
 """The usual spelling of a UUID: each is written several times while its payment is under way."""
+
+
+def any_share() -> float:
+    """Return a number from 0 to 1, by chance."""
+    return int.from_bytes(os.urandom(7)) / (256**7 - 1)
 
 
 def uuid7_maker(now: Callable[[], datetime]) -> Callable[[], UUID]:

@@ -144,7 +144,7 @@ class PaymentEngine:
         send_before: datetime | None = None,
     ) -> Sequence[PaymentExecution | RailcoreError]:
         """
-        Claim many: for each of *contexts*, in order, what ``enqueue`` would have returned or raised.
+        Claim many: for each of *contexts* in order what ``enqueue`` would have returned or raised.
 
         They are claimed in shared statements. With *connection* all of them are part of the host's
         own open transaction; otherwise each is committed by itself.
@@ -462,7 +462,7 @@ class AsyncPaymentEngine:
         send_before: datetime | None = None,
     ) -> Sequence[PaymentExecution | RailcoreError]:
         """
-        Claim many: for each of *contexts*, in order, what ``enqueue`` would have returned or raised.
+        Claim many: for each of *contexts* in order what ``enqueue`` would have returned or raised.
 
         They are claimed in shared statements. With *connection* all of them are part of the host's
         own open transaction; otherwise each is committed by itself.
@@ -680,7 +680,7 @@ class AsyncPaymentEngine:
 
 
 def _within(procedures: Procedures, connection: Any) -> Procedures:
-    """Return the same procedures over a store in the transaction of *connection*, if there is one."""
+    """Return the same procedures over a store in the transaction of *connection*, if any."""
     if connection is None:
         return procedures
     store = procedures.store

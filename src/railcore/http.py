@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Generator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -12,6 +13,7 @@ from railcore.errors import InvalidValueError
 
 Answer = TypeVar("Answer")
 
+_DAY_S: Final = 86_400
 _METHOD: Final = re.compile("[A-Z]{1,16}")
 
 
@@ -99,6 +101,24 @@ class HttpResponse:
         except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
+
+
+def retry_after_s(response: HttpResponse) -> float | None:
+    """
+    Return for how many seconds the provider asks to be left alone, at most a day.
+
+    Both forms of the header are read (RFC 9110, section 10.2.3); a date counts from the answer's
+    own ``Date``, whatever our clock says. None where it is absent or cannot be read.
+    """
+    said = response.headers.get("retry-after", "").strip()
+    if said.isascii() and said.isdigit():
+        return float(min(int(said[:9]), _DAY_S))
+    try:
+        until, sent = (parsedate_to_datetime(one) for one in (said, response.headers["date"]))
+        left_s = (until - sent).total_seconds()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return max(0.0, min(left_s, _DAY_S))
 
 
 Exchange = Generator[HttpRequest, HttpResponse, Answer]

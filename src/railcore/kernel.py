@@ -327,7 +327,7 @@ class Kernel:
         forgotten = execution.changed(first_sent_at=execution.created_at, last_sent_at=since)
         left_s = self.send_left_s(execution)
         is_in_time = left_s is None or left_s > 0
-        if is_in_time and may_resend(forgotten, can, at) or absence_is_proof(forgotten, can, at):
+        if (is_in_time and may_resend(forgotten, can, at)) or absence_is_proof(forgotten, can, at):
             return Resend()
         return Wait(_until_proof_s(forgotten, can, at) or self.next_check_s(execution))
 

@@ -501,7 +501,9 @@ class AsyncExecutionStore(AsyncReviewStore, Protocol):
         """Store a new execution and its event, unless its key or a limit is in the way."""
         ...
 
-    async def claim_many(self, claims: Sequence[Claim], /) -> Sequence[ClaimOutcome | RailcoreError]:
+    async def claim_many(
+        self, claims: Sequence[Claim], /
+    ) -> Sequence[ClaimOutcome | RailcoreError]:
         """Claim many: for each what ``claim`` would have returned or raised."""
         ...
 

@@ -150,7 +150,7 @@ class Procedures:
             outcome, _ = yield from self._claim(context, send_before)
         except _REFUSALS as refusal:
             return (yield from self._known_or(context, refusal))
-        return self.kernel.not_claimed(context, outcome)
+        return self._claimed(context, outcome)
 
     def enqueue_many(
         self, contexts: Sequence[PaymentContext], send_before: datetime
@@ -185,9 +185,14 @@ class Procedures:
                 return found
             if found.verdict is ClaimVerdict.MOVED:
                 return (yield from self.enqueue(context, send_before))
-            return self.kernel.not_claimed(context, found)
+            return self._claimed(context, found)
         except RailcoreError as error:
             return error
+
+    def _claimed(self, context: PaymentContext, outcome: ClaimOutcome) -> PaymentExecution:
+        if outcome.verdict is ClaimVerdict.CLAIMED and outcome.execution is not None:
+            return outcome.execution
+        return self.kernel.not_claimed(context, outcome)
 
     def _known_or(
         self, context: PaymentContext, refusal: RailcoreError

@@ -201,6 +201,7 @@ class Host:
                 settings=settings,
                 clock=self.clock,
                 observer=self.notes,
+                chance=lambda: 1.0,
             )
         others = PaymentRailRegistry[AsyncRail]()
         for (rail, provider), pair in rails.items():
@@ -212,6 +213,7 @@ class Host:
             settings=settings,
             clock=self.clock,
             observer=self.notes,
+            chance=lambda: 1.0,
         )
 
     def execute(self, context: PaymentContext) -> PaymentExecution:

@@ -47,7 +47,7 @@ from railcore.lifecycle import (
 )
 from railcore.money import SAR, USD, Currency, Money
 from railcore.ports import ExecutionStore
-from railcore.protocol import Claim, ClaimOutcome, ClaimVerdict, Recording
+from railcore.protocol import Claim, ClaimOutcome, ClaimVerdict, Due, Recording
 from railcore.results import NextAction, NextActionKind, RailResult
 from railcore.testing.memory import InMemoryExecutionStore
 from railcore_sqlalchemy.stores import SqlExecutionStore
@@ -81,6 +81,7 @@ COMPARED: Final = (
     "expires_at",
     "provider_response",
     "send_count",
+    "refused_count",
     "check_count",
 )
 DATED: Final = ("first_sent_at", "last_sent_at", "next_check_at", "created_at", "updated_at")
@@ -118,6 +119,7 @@ class Row:
     token: int
     is_held: bool
     is_sent: bool
+    is_due: bool = False
 
     @property
     def execution_id(self) -> UUID:
@@ -144,6 +146,11 @@ class Row:
     @property
     def is_open(self) -> bool:
         return self.status in {ExecutionStatus.PROCESSING, ExecutionStatus.PENDING}
+
+    @property
+    def is_unsent(self) -> bool:
+        is_even = self.values["send_count"] == self.values["refused_count"]
+        return self.status is ExecutionStatus.PROCESSING and is_even
 
     def count(self, name: str) -> None:
         number = self.values[name]
@@ -285,7 +292,7 @@ class Model:
         row.values |= {field.name: getattr(after, field.name) for field in attrs.fields(Change)}
         row.count("version")
         if is_newest:
-            row.owner, row.is_held = None, False
+            row.owner, row.is_held, row.is_due = None, False, False
         self.tell(row, f"billing.execution.{row.status}", came_from, row.version)
         return row.seen()
 
@@ -294,7 +301,24 @@ class Model:
         if not row.is_open or row.is_held:
             return None
         row.owner, row.token, row.is_held = owner, row.token + 1, lease_s == LONG_S
+        row.count("check_count")
+        row.is_due = row.is_due and lease_s == OVER_S
         return row.seen()
+
+    def acquire_due(self, due: Due) -> list[object]:
+        """Take what is due and free, each account up to its limit; none is due before another."""
+        taken = [row for row in self.rows if row.is_due and row.is_open and not row.is_held]
+        if due.is_unsent is not None:
+            taken = [row for row in taken if row.is_unsent is due.is_unsent]
+        return [self.acquire(row.execution_id, due.owner, due.lease_s) for row in taken]
+
+    def put_back(self, snapshot: PaymentExecution) -> bool:
+        row = self.holds(snapshot)
+        if row is None or row.status is not ExecutionStatus.PROCESSING or row.is_unsent:
+            return False
+        row.count("refused_count")
+        row.owner, row.is_held, row.is_due = None, False, False
+        return True
 
     def holds(self, snapshot: PaymentExecution) -> Row | None:
         row = self.row(snapshot.execution_id)
@@ -307,14 +331,14 @@ class Model:
             return None
         row.count("send_count")
         row.is_sent, row.is_held = True, lease_s == LONG_S
+        row.is_due = row.is_due and lease_s == OVER_S
         return row.seen()
 
-    def reschedule(self, snapshot: PaymentExecution) -> bool:
+    def reschedule(self, snapshot: PaymentExecution, next_check_s: float) -> bool:
         row = self.holds(snapshot)
         if row is None:
             return False
-        row.count("check_count")
-        row.owner, row.is_held = None, False
+        row.owner, row.is_held, row.is_due = None, False, next_check_s == 0.0
         return True
 
     def note(self, snapshot: PaymentExecution, discrepancy: Discrepancy) -> bool:
@@ -352,6 +376,10 @@ waits = st.sampled_from(["unknown", "garbage", "redirect", "receipt", "processin
 
 Snapshot = tuple[PaymentExecution, ...]
 """What some process believed an execution to be, once: one for each store."""
+
+
+def by_id(told: Any) -> str:
+    return str(told["execution_id"])
 
 
 def has_rows(machine: "StoreMachine") -> bool:
@@ -522,13 +550,40 @@ class StoreMachine(RuleBasedStateMachine):
     def reschedule(self, data: st.DataObject) -> None:
         self.rescheduled(self.believed(data))
 
-    def rescheduled(self, snapshot: Snapshot) -> None:
-        expected = self.model.reschedule(snapshot[0])
+    def rescheduled(self, snapshot: Snapshot, next_check_s: float = 30.0) -> None:
+        expected = self.model.reschedule(snapshot[0], next_check_s)
         found = [
-            store.reschedule(one, 30.0) for store, one in zip(self.stores, snapshot, strict=True)
+            store.reschedule(one, next_check_s)
+            for store, one in zip(self.stores, snapshot, strict=True)
         ]
 
         assert found == [expected] * len(self.stores)
+
+    @precondition(has_rows)
+    @rule(data=st.data())
+    def put_back(self, data: st.DataObject) -> None:
+        """A try was refused for certain; perhaps a zombie's."""
+        snapshot = self.believed(data)
+        expected = self.model.put_back(snapshot[0])
+        found = [
+            store.put_back(one, 30.0) for store, one in zip(self.stores, snapshot, strict=True)
+        ]
+
+        assert found == [expected] * len(self.stores)
+
+    @precondition(has_rows)
+    @rule(data=st.data(), is_unsent=st.sampled_from([None, True, False]))
+    def work(self, data: st.DataObject, is_unsent: bool | None) -> None:  # noqa: FBT001 - drawn
+        """A worker takes what is due: what somebody has just given back, at least."""
+        row = self.row(data)
+        self.acquired(row.execution_id, "other", LONG_S)
+        self.rescheduled(self.current(row), 0.0)
+        due = Due(owner="worker", lease_s=LONG_S, limit=10**6, is_unsent=is_unsent)
+        expected = self.model.acquire_due(due)
+        for store in self.stores:
+            taken = [one.execution for one in store.acquire_due(due)]
+            found = [seen(one) for one in taken if one.tenant_id == self.tenant]
+            assert sorted(found, key=by_id) == sorted(expected, key=by_id)
 
     @precondition(has_rows)
     @rule(

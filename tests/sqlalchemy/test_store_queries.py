@@ -81,6 +81,7 @@ STORED: dict[str, Any] = {
     "lease_token": 1,
     "lease_until": EXECUTION.lease.until,
     "send_count": 1,
+    "refused_count": 0,
     "first_sent_at": AT,
     "last_sent_at": AT,
     "next_check_at": EXECUTION.next_check_at,

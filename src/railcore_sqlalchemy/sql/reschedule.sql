@@ -1,6 +1,6 @@
 -- Nothing new: give the lease back and say when to look again. The time, or nothing for a writer that lost its lease.
 update railcore_execution set
-  lease_owner = null, lease_until = null, check_count = check_count + 1,
+  lease_owner = null, lease_until = null,
   next_check_at = now() + make_interval(secs => :next_check_s::float8), updated_at = now()
 where tenant_id = :tenant_id::text and execution_id = :execution_id::uuid and lease_token = :token::bigint
   and lease_owner is not null and status in ('processing', 'pending')
