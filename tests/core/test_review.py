@@ -1,0 +1,648 @@
+"""What people look at, and how it ends: both colours of engine, over one store."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import attrs
+import pytest
+
+from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
+from railcore.errors import (
+    AlreadyResolvedError,
+    DiscrepancyNotFoundError,
+    InvalidValueError,
+    NoRemedyError,
+    RailcoreError,
+    UnsupportedOperationError,
+)
+from railcore.events import EventType, draft_discrepancy
+from railcore.execution import PaymentExecution
+from railcore.failures import PaymentFailureCode
+from railcore.lifecycle import DiscrepancyKind, decide
+from railcore.money import SAR, USD, Money
+from railcore.ports import OperatorDecision
+from railcore.results import RailResult
+from railcore.review import (
+    NotedDiscrepancy,
+    Orphan,
+    Remedy,
+    Review,
+    adopting_id,
+    adopting_key,
+    refunding_id,
+    refunding_key,
+)
+from tests.core import made
+from tests.core.hosts import COLOURS, Colour, Host, raises, run, succeed
+from tests.core.made import ASKED, CAPABLE, context, success
+
+COMPLETED, FAILED = ExecutionStatus.COMPLETED, ExecutionStatus.FAILED
+ALICE = OperatorDecision(actor="alice", evidence="statement-7")
+BOB = OperatorDecision(actor="bob", evidence="statement-8")
+ORPHAN = Orphan(
+    tenant_id="acme",
+    rail=PaymentRail.CARD_PSP,
+    provider="stub",
+    account="main",
+    mode=RouteMode.SANDBOX,
+    provider_ref="ch_9",
+    money=Money(700, SAR),
+)
+
+
+@pytest.fixture(params=COLOURS)
+def host(request: pytest.FixtureRequest) -> Host:
+    colour: Colour = request.param
+    return Host(colour)
+
+
+def resolve(
+    host: Host, noted: NotedDiscrepancy, remedy: Remedy, decision: OperatorDecision = ALICE
+) -> NotedDiscrepancy:
+    engine: Any = host.engine
+    done: NotedDiscrepancy = run(
+        engine.resolve(noted.tenant_id, noted.discrepancy_id, remedy, decision)
+    )
+    return done
+
+
+def review(host: Host) -> Review:
+    engine: Any = host.engine
+    found: Review = run(engine.review())
+    return found
+
+
+def recheck(host: Host, execution: PaymentExecution) -> PaymentExecution:
+    engine: Any = host.engine
+    after: PaymentExecution = run(engine.recheck(execution.tenant_id, execution.execution_id))
+    return after
+
+
+def only(host: Host) -> NotedDiscrepancy:
+    (noted,) = review(host).discrepancies
+    return noted
+
+
+def tell(host: Host, execution: PaymentExecution, result: RailResult) -> NotedDiscrepancy:
+    """Note what *result* contradicts, as a webhook would."""
+    found = decide(execution, made.fact(result)).discrepancy
+    assert found is not None
+    host.store.note(execution, found, draft_discrepancy(execution, found))
+    return only(host)
+
+
+def late_success(host: Host) -> NotedDiscrepancy:
+    """A charge that was declined, and taken all the same."""
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    failed = host.execute(context())
+    host.rail.answer = succeed
+    return tell(host, failed, RailResult.success("ch_late", ASKED))
+
+
+def another_amount(host: Host, reported: Money) -> NotedDiscrepancy:
+    host.rail.answer = lambda _: RailResult.success("ch_1", reported)
+    host.execute(context())
+    host.rail.answer = succeed
+    return only(host)
+
+
+def orphan(host: Host) -> NotedDiscrepancy:
+    engine: Any = host.engine
+    noted: NotedDiscrepancy = run(engine.note_orphan(ORPHAN))
+    return noted
+
+
+def stored(host: Host, execution_id: UUID | None) -> PaymentExecution:
+    assert execution_id is not None
+    found = host.store.get("acme", execution_id)
+    assert found is not None
+    return found
+
+
+def made_of(host: Host, noted: NotedDiscrepancy) -> PaymentExecution:
+    assert noted.resolved is not None
+    return stored(host, noted.resolved.execution_id)
+
+
+# A second charge --------------------------------------------------------------------------------
+
+
+def twice(execution: PaymentExecution) -> RailResult:
+    second = RailResult.success("ch_2", execution.money)
+    return attrs.evolve(RailResult.success("ch_1", execution.money), also=(second,))
+
+
+def test_a_second_charge_found_by_a_lookup_is_a_discrepancy(host: Host) -> None:
+    host.rail.answer = raises(OSError("lost"))
+    host.rail.lookup = twice
+    with pytest.raises(OSError, match="lost"):
+        host.execute(context())
+    found = host.find(context())
+
+    after = host.refresh_later(found)
+
+    assert (after.status, after.provider_ref) == (COMPLETED, "ch_1")
+    assert only(host).discrepancy.kind is DiscrepancyKind.SECOND_REFERENCE
+    assert only(host).discrepancy.sides == ("ch_1", "ch_2")
+
+
+def test_a_second_charge_for_a_completed_payment_is_the_same_discrepancy(host: Host) -> None:
+    host.rail.answer = lambda one: RailResult.success("ch_1", one.money)
+    host.rail.lookup = twice
+    done = host.execute(context())
+
+    assert recheck(host, done) == recheck(host, done) == done
+
+    assert only(host).discrepancy.sides == ("ch_1", "ch_2")
+
+
+def test_every_charge_too_many_is_a_discrepancy(host: Host) -> None:
+    others = tuple(RailResult.success(f"ch_{n}", ASKED) for n in (2, 3))
+    host.rail.answer = lambda _: attrs.evolve(RailResult.success("ch_1", ASKED), also=others)
+
+    host.execute(context())
+
+    sides = {one.discrepancy.sides for one in review(host).discrepancies}
+    assert sides == {("ch_1", "ch_2"), ("ch_1", "ch_3")}
+
+
+def test_a_second_charge_of_another_amount_says_so(host: Host) -> None:
+    wrong = RailResult.success("ch_2", Money(99, SAR))
+    host.rail.answer = lambda _: attrs.evolve(RailResult.success("ch_1", ASKED), also=(wrong,))
+
+    assert host.execute(context()).status is COMPLETED
+    assert only(host).discrepancy.kind is DiscrepancyKind.AMOUNT_DIFFERS
+
+
+def test_a_crash_after_the_discrepancy_repeats_nothing(host: Host) -> None:
+    host.rail.answer = twice
+    host.store.before_record = raises(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        host.execute(context())
+    assert only(host).discrepancy.kind is DiscrepancyKind.SECOND_REFERENCE
+
+    host.store.before_record = lambda: None
+    host.rail.lookup = twice
+    after = host.refresh_later(host.find(context()))
+
+    assert after.status is COMPLETED
+    assert len(review(host).discrepancies) == 1
+
+
+def test_what_was_charged_twice_is_given_back_once(host: Host) -> None:
+    host.rail.answer = twice
+    host.execute(context())
+    noted = only(host)
+    host.rail.answer = succeed
+
+    done = resolve(host, noted, Remedy.REFUND)
+
+    refund = made_of(host, done)
+    adopted = stored(host, adopting_id(noted.discrepancy_id))
+    assert (refund.operation, refund.status) == (Operation.REFUND, COMPLETED)
+    assert adopted.provider_ref == "ch_2"
+    assert refund.context.parent_execution_id == adopted.execution_id
+    assert adopted.payment_id == f"unapplied-{noted.discrepancy_id.hex}"
+
+
+def test_further_answers_are_successes() -> None:
+    waiting = RailResult.pending(PendingReason.PROVIDER_PROCESSING)
+    with pytest.raises(InvalidValueError, match="also"):
+        attrs.evolve(RailResult.success("ch_1", ASKED), also=(waiting,))
+    with pytest.raises(InvalidValueError, match="also"):
+        attrs.evolve(RailResult.success("ch_1", ASKED), also=(twice(made.execution()),))
+    not_a_tuple: Any = [RailResult.success("ch_1", ASKED)]
+    with pytest.raises(InvalidValueError, match="also"):
+        attrs.evolve(RailResult.success("ch_1", ASKED), also=not_a_tuple)
+
+
+# Rechecking -------------------------------------------------------------------------------------
+
+
+def test_a_finished_payment_that_is_rechecked_stays_as_it_is(host: Host) -> None:
+    host.rail.lookup = succeed
+    done = host.execute(context())
+
+    assert recheck(host, done) == done
+    assert recheck(host, done) == done
+    assert not review(host).discrepancies
+
+
+def test_a_lookup_that_finds_nothing_contradicts_nothing(host: Host) -> None:
+    done = host.execute(context())
+
+    assert recheck(host, done) == done
+    assert not review(host).discrepancies
+
+
+def test_a_late_success_is_found_by_rechecking(host: Host) -> None:
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    failed = host.execute(context())
+    host.rail.lookup = succeed
+
+    assert recheck(host, failed) == failed
+    assert only(host).discrepancy.kind is DiscrepancyKind.SUCCESS_AFTER_FAILURE
+
+
+def test_an_open_payment_that_is_rechecked_is_refreshed(host: Host) -> None:
+    host.rail.answer = lambda _: RailResult.unknown(PaymentFailureCode.PROVIDER_TIMEOUT)
+    doubt = host.execute(context())
+    host.rail.lookup = succeed
+    host.clock.advance(61)
+
+    assert recheck(host, doubt).status is COMPLETED
+
+
+# What waits -------------------------------------------------------------------------------------
+
+
+def test_what_waits_for_a_person_is_listed_too(host: Host) -> None:
+    host.rail.answer = lambda _: RailResult.pending(PendingReason.MANUAL_REVIEW)
+    waiting = host.execute(context())
+
+    assert review(host).waiting == [waiting]
+    assert not review(host).discrepancies
+
+
+# Resolving --------------------------------------------------------------------------------------
+
+
+def test_an_accepted_discrepancy_is_off_the_list(host: Host) -> None:
+    noted = late_success(host)
+
+    done = resolve(host, noted, Remedy.ACCEPTED)
+
+    assert done.resolved is not None
+    assert (done.resolved.actor, done.resolved.execution_id) == ("alice", None)
+    assert not review(host).discrepancies
+    *_, event = host.store.events("acme", "inv-1")
+    assert event.type is EventType.RESOLVED
+    assert (event.payload["actor"], event.payload["evidence"]) == ("alice", "statement-7")
+
+
+def test_the_same_resolution_twice_is_one(host: Host) -> None:
+    noted = late_success(host)
+
+    assert resolve(host, noted, Remedy.ADOPT) == resolve(host, noted, Remedy.ADOPT)
+    assert len(host.store.executions("acme", "inv-1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("remedy", "decision"),
+    [(Remedy.ACCEPTED, BOB), (Remedy.ADOPT, BOB), (Remedy.ADOPT, ALICE)],
+)
+def test_who_comes_second_is_told_who_was_first(
+    host: Host, remedy: Remedy, decision: OperatorDecision
+) -> None:
+    noted = late_success(host)
+    resolve(host, noted, Remedy.ACCEPTED)
+    before = host.store.events("acme", "inv-1")
+
+    with pytest.raises(AlreadyResolvedError, match="accepted by alice"):
+        resolve(host, noted, remedy, decision)
+
+    assert host.store.events("acme", "inv-1") == before
+
+
+def test_a_race_of_ten_people_has_one_winner(host: Host) -> None:
+    noted = late_success(host)
+    barrier = threading.Barrier(10)
+
+    def decide_(number: int) -> str:
+        by = OperatorDecision(actor=f"person-{number}", evidence="slip")
+        barrier.wait()
+        remedy = Remedy.REFUND if number % 2 else Remedy.ADOPT
+        try:
+            resolve(host.twin(), noted, remedy, by)
+        except AlreadyResolvedError:
+            return "too late"
+        return "first"
+
+    with ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(decide_, range(10)))
+
+    assert answers.count("first") == 1
+    payment = host.store.payment("acme", "inv-1")
+    assert payment is not None
+    assert payment.captured_minor == 1250
+
+
+def test_what_nobody_noted_is_not_found(host: Host) -> None:
+    engine: Any = host.engine
+    with pytest.raises(DiscrepancyNotFoundError, match="has no discrepancy"):
+        run(engine.resolve("acme", UUID(int=7), Remedy.ACCEPTED, ALICE))
+
+
+def test_money_that_came_late_is_adopted_by_its_debt(host: Host) -> None:
+    noted = late_success(host)
+
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+
+    assert (adopted.status, adopted.provider_ref) == (COMPLETED, "ch_late")
+    assert (adopted.payment_id, adopted.money) == ("inv-1", ASKED)
+    assert adopted.idempotency_key == adopting_key(noted.discrepancy_id)
+    assert len(host.rail.sent) == 1
+    assert not host.store.open_executions(10)
+
+
+def test_an_adopted_charge_can_be_refunded(host: Host) -> None:
+    adopted = made_of(host, resolve(host, late_success(host), Remedy.ADOPT))
+
+    refund = host.execute(
+        context(
+            idempotency_key="refund-1",
+            operation=Operation.REFUND,
+            parent_execution_id=adopted.execution_id,
+        )
+    )
+
+    assert refund.status is COMPLETED
+
+
+def test_a_debt_that_is_paid_leaves_late_money_on_account(host: Host) -> None:
+    noted = late_success(host)
+    host.execute(context(idempotency_key="key-2"))
+
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+
+    assert adopted.payment_id == f"unapplied-{noted.discrepancy_id.hex}"
+    payment = host.store.payment("acme", "inv-1")
+    assert payment is not None
+    assert payment.captured_minor == 1250
+
+
+def test_money_that_came_late_is_given_back(host: Host) -> None:
+    noted = late_success(host)
+
+    refund = made_of(host, resolve(host, noted, Remedy.REFUND))
+
+    assert (refund.operation, refund.status) == (Operation.REFUND, COMPLETED)
+    assert refund.idempotency_key == refunding_key(noted.discrepancy_id)
+    assert [one.operation for one in host.rail.sent] == [Operation.CHARGE, Operation.REFUND]
+
+
+def test_a_refund_that_is_asked_twice_is_sent_once(host: Host) -> None:
+    noted = late_success(host)
+
+    resolve(host, noted, Remedy.REFUND)
+    resolve(host, noted, Remedy.REFUND)
+
+    assert len(host.rail.sent) == 2
+
+
+def test_a_crash_before_the_refund_is_sent_forgets_nothing(host: Host) -> None:
+    noted = late_success(host)
+    host.store.before_mark = raises(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        resolve(host, noted, Remedy.REFUND)
+    (refund,) = host.store.open_executions(10)
+    assert (refund.execution_id, refund.send_count) == (refunding_id(noted.discrepancy_id), 0)
+
+    host.store.before_mark = lambda: None
+    assert host.refresh_later(refund).status is COMPLETED
+
+
+def test_a_lost_answer_to_the_refund_is_looked_up(host: Host) -> None:
+    noted = late_success(host)
+    host.rail.answer = lambda _: RailResult.unknown(PaymentFailureCode.PROVIDER_TIMEOUT)
+    host.rail.lookup = succeed
+
+    refund = made_of(host, resolve(host, noted, Remedy.REFUND))
+    assert refund.pending_reason is PendingReason.OUTCOME_UNKNOWN
+    resolve(host, noted, Remedy.REFUND)
+
+    assert stored(host, refund.execution_id).status is COMPLETED
+    assert len(host.rail.sent) == 2
+
+
+def test_a_route_without_refunds_is_named_before_anything_is_stored(host: Host) -> None:
+    noted = late_success(host)
+    host.rail.capabilities = attrs.evolve(CAPABLE, operations=frozenset({Operation.CHARGE}))
+    host.restart()
+
+    with pytest.raises(UnsupportedOperationError, match="refund"):
+        resolve(host, noted, Remedy.REFUND)
+
+    assert only(host) == noted
+
+
+# Another amount ---------------------------------------------------------------------------------
+
+
+def test_another_amount_is_adopted_and_the_doubt_ends(host: Host) -> None:
+    noted = another_amount(host, Money(1000, SAR))
+
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+
+    assert (adopted.money, adopted.provider_ref) == (Money(1000, SAR), "ch_1")
+    assert adopted.payment_id == "inv-1"
+    ended = host.find(context())
+    assert (ended.status, ended.failure) == (FAILED, PaymentFailureCode.CANCELLED)
+
+
+def test_more_than_was_due_goes_on_account(host: Host) -> None:
+    noted = another_amount(host, Money(5000, SAR))
+
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+
+    assert adopted.payment_id == f"unapplied-{noted.discrepancy_id.hex}"
+
+
+def test_another_currency_goes_on_account(host: Host) -> None:
+    noted = another_amount(host, Money(1250, USD))
+
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+
+    assert (adopted.money, adopted.status) == (Money(1250, USD), COMPLETED)
+    assert adopted.payment_id == f"unapplied-{noted.discrepancy_id.hex}"
+
+
+def test_accepting_another_amount_leaves_the_doubt_open(host: Host) -> None:
+    noted = another_amount(host, Money(1000, SAR))
+
+    resolve(host, noted, Remedy.ACCEPTED)
+
+    assert host.find(context()).is_open
+
+
+def test_an_execution_that_moves_meanwhile_is_decided_again(host: Host) -> None:
+    noted = another_amount(host, Money(1000, SAR))
+    doubt = host.find(context())
+
+    def elsewhere() -> None:
+        host.store.before_record = lambda: None
+        host.clock.advance(61)
+        host.rail.lookup = lambda _: RailResult.pending(
+            PendingReason.PROVIDER_PROCESSING, provider_ref="ch_1"
+        )
+        host.twin().refresh(doubt)
+
+    host.store.before_record = elsewhere
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+
+    assert adopted.status is COMPLETED
+    assert host.find(context()).status is FAILED
+
+
+# Orphans ----------------------------------------------------------------------------------------
+
+
+def test_an_orphan_is_noted_once(host: Host) -> None:
+    assert orphan(host) == orphan(host) == only(host)
+    assert only(host).discrepancy.kind is DiscrepancyKind.ORPHAN_CHARGE
+
+
+def test_an_adopted_orphan_can_be_refunded_like_any_charge(host: Host) -> None:
+    adopted = made_of(host, resolve(host, orphan(host), Remedy.ADOPT))
+
+    assert (adopted.money, adopted.provider_ref) == (ORPHAN.money, "ch_9")
+    assert adopted.payment_id == ORPHAN.payment_id
+    refund = host.execute(
+        context(
+            payment_id=adopted.payment_id,
+            idempotency_key="refund-1",
+            money=Money(300, SAR),
+            operation=Operation.REFUND,
+            parent_execution_id=adopted.execution_id,
+        )
+    )
+    assert refund.status is COMPLETED
+
+
+def test_an_orphan_is_given_back(host: Host) -> None:
+    refund = made_of(host, resolve(host, orphan(host), Remedy.REFUND))
+
+    assert (refund.status, refund.money) == (COMPLETED, ORPHAN.money)
+
+
+def test_an_orphan_that_is_accepted_books_nothing(host: Host) -> None:
+    resolve(host, orphan(host), Remedy.ACCEPTED)
+
+    assert not host.store.executions("acme", ORPHAN.payment_id)
+    types = [event.type for event in host.store.events("acme", ORPHAN.payment_id)]
+    assert types == [EventType.ORPHAN, EventType.RESOLVED]
+
+
+def test_an_orphans_card_number_is_masked() -> None:
+    found = attrs.evolve(ORPHAN, provider_ref="4111111111111111")
+
+    assert "4111111111111111" not in str(found.discrepancy)
+
+
+@pytest.mark.parametrize("amount_minor", [0, -1])
+def test_an_orphan_has_an_amount(amount_minor: int) -> None:
+    with pytest.raises(InvalidValueError, match="above zero"):
+        attrs.evolve(ORPHAN, money=Money(amount_minor, SAR))
+
+
+# What a remedy cannot mend ----------------------------------------------------------------------
+
+
+def refused(host: Host, noted: NotedDiscrepancy, remedy: Remedy, **decided: Any) -> str:
+    events = host.store.events("acme", noted.payment_id)
+    with pytest.raises(NoRemedyError) as caught:
+        resolve(host, noted, remedy, attrs.evolve(ALICE, **decided))
+    assert host.store.events("acme", noted.payment_id) == events
+    assert isinstance(caught.value, RailcoreError)
+    return str(caught.value)
+
+
+def test_a_refusal_of_what_is_completed_leaves_it_refundable_as_it_is(host: Host) -> None:
+    done = host.execute(context())
+    noted = tell(host, done, RailResult.failed(PaymentFailureCode.DECLINED))
+
+    assert "can be refunded as it is" in refused(host, noted, Remedy.ADOPT)
+
+
+def test_another_reason_of_a_failure_can_only_be_accepted(host: Host) -> None:
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    failed = host.execute(context())
+    noted = tell(host, failed, RailResult.failed(PaymentFailureCode.RISK_REJECTED))
+
+    assert "only accepted is left" in refused(host, noted, Remedy.REFUND)
+    assert not resolve(host, noted, Remedy.ACCEPTED).is_open
+
+
+def test_a_partial_receipt_wants_to_know_how_much_came(host: Host) -> None:
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.CANCELLED)
+    failed = host.execute(context())
+    part = RailResult.pending(PendingReason.AWAITING_FUNDS, reported=Money(500, SAR))
+    noted = tell(host, failed, part)
+
+    assert "how much came is not known" in refused(host, noted, Remedy.ADOPT)
+    assert "asked in SAR" in refused(host, noted, Remedy.ADOPT, received=Money(500, USD))
+    assert "no money came" in refused(host, noted, Remedy.ADOPT, received=Money(0, SAR))
+    received = attrs.evolve(ALICE, received=Money(500, SAR))
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT, received))
+    assert (adopted.money, adopted.provider_ref) == (Money(500, SAR), "statement-7")
+
+
+def test_another_amount_than_the_provider_tells_is_refused(host: Host) -> None:
+    noted = late_success(host)
+
+    assert "tells of" in refused(host, noted, Remedy.ADOPT, received=Money(1, SAR))
+
+
+def test_an_amount_that_is_booked_is_not_booked_again(host: Host) -> None:
+    host.rail.answer = lambda one: RailResult.success("ch_1", one.money)
+    done = host.execute(context())
+    noted = tell(host, done, RailResult.success("ch_1", Money(99, SAR)))
+
+    assert "is booked as execution" in refused(host, noted, Remedy.ADOPT)
+
+
+def test_two_strange_references_are_nothing_to_adopt(host: Host) -> None:
+    done = host.execute(context())
+    found = decide(attrs.evolve(done, provider_ref="x"), success("y")).discrepancy
+    assert found is not None
+    host.store.note(done, found, draft_discrepancy(done, found))
+
+    assert "neither of the two" in refused(host, only(host), Remedy.ADOPT)
+
+
+def test_what_is_still_open_is_looked_up_first(host: Host) -> None:
+    host.rail.answer = lambda _: RailResult.unknown(PaymentFailureCode.PROVIDER_TIMEOUT)
+    doubt = host.execute(context())
+    done = attrs.evolve(
+        doubt, status=COMPLETED, pending_reason=None, cause=None, provider_ref="ch_1"
+    )
+    found = decide(done, success("ch_2")).discrepancy
+    assert found is not None
+    host.store.note(doubt, found, draft_discrepancy(doubt, found))
+
+    assert "look it up first" in refused(host, only(host), Remedy.ADOPT)
+
+
+def test_a_late_refund_is_adopted_but_not_given_back(host: Host) -> None:
+    charge = host.execute(context())
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    asked = context(
+        idempotency_key="refund-1",
+        operation=Operation.REFUND,
+        parent_execution_id=charge.execution_id,
+    )
+    noted = tell(host, host.execute(asked), RailResult.success("re_1", ASKED))
+
+    assert "cannot be given back by itself" in refused(host, noted, Remedy.REFUND)
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+    payment = host.store.payment("acme", "inv-1")
+    assert payment is not None
+    assert (adopted.operation, payment.refunded_minor) == (Operation.REFUND, 1250)
+
+
+def test_a_late_refund_beyond_what_was_collected_has_no_room(host: Host) -> None:
+    charge = host.execute(context())
+    asked = context(
+        idempotency_key="refund-1",
+        operation=Operation.REFUND,
+        parent_execution_id=charge.execution_id,
+    )
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    noted = tell(host, host.execute(asked), RailResult.success("re_1", ASKED))
+    host.rail.answer = succeed
+    again = attrs.evolve(asked, idempotency_key="refund-2")
+    assert host.execute(again).status is COMPLETED
+
+    assert "no room" in refused(host, noted, Remedy.ADOPT)
