@@ -458,10 +458,15 @@ class TimedTransport(httpx.BaseTransport):
     Args:
         limits: Connections and times.
         ssl_context: Default: the certificates that httpx trusts, whatever the environment says.
+        sockets: What makes the connections; httpcore's own by default.
     """
 
     def __init__(
-        self, limits: TransportLimits | None = None, *, ssl_context: ssl.SSLContext | None = None
+        self,
+        limits: TransportLimits | None = None,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        sockets: httpcore.NetworkBackend | None = None,
     ) -> None:
         limits = limits or TransportLimits()
         self._pool = httpcore.ConnectionPool(
@@ -470,7 +475,7 @@ class TimedTransport(httpx.BaseTransport):
             max_keepalive_connections=limits.most_idle,
             keepalive_expiry=limits.idle_s,
             retries=0,
-            network_backend=_TimedBackend(),
+            network_backend=_TimedBackend(sockets),
         )
 
     @override
@@ -516,8 +521,8 @@ class _Body(httpx.SyncByteStream):
 class _TimedBackend(httpcore.NetworkBackend):
     """The sockets of httpcore, each wait cut to what is left."""
 
-    def __init__(self) -> None:
-        self._sockets = httpcore.SyncBackend()
+    def __init__(self, sockets: httpcore.NetworkBackend | None) -> None:
+        self._sockets = sockets or httpcore.SyncBackend()
 
     @override
     def connect_tcp(
