@@ -69,6 +69,7 @@ if TYPE_CHECKING:
         RouteCapabilities,
         TimingBounds,
     )
+    from railcore.story import Story
 
 __all__ = [
     "Advice",
@@ -138,6 +139,7 @@ __all__ = [
     "SendDeadlinePassed",
     "SettlementMode",
     "StoreError",
+    "Story",
     "SystemClock",
     "TimingBounds",
     "TransportError",
@@ -256,6 +258,7 @@ _HOMES: Final = {
         "RouteCapabilities",
         "TimingBounds",
     ),
+    "railcore.story": ("Story",),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

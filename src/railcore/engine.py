@@ -42,6 +42,7 @@ from railcore.protocol import Acquired, Due
 from railcore.registry import PaymentRailRegistry
 from railcore.review import NotedDiscrepancy, Orphan, Remedy, Review
 from railcore.reviewing import Reviews
+from railcore.story import Story
 from railcore.webhooks import Headers, WebhookReceipt
 
 T = TypeVar("T")
@@ -302,6 +303,18 @@ class PaymentEngine:
         Make sure first that it is none of ours, by the reference that it carries.
         """
         return _run(self._procedures.note_orphan(orphan))
+
+    def explain(self, tenant_id: str, execution_id: UUID, /) -> Story:
+        """
+        Return the story of a payment, for people and for programs.
+
+        What was asked, why it went where it went, what is known from whom, what is in doubt, and
+        what happens next and when.
+
+        Raises:
+            ExecutionNotFoundError: No such execution.
+        """
+        return _run(self._procedures.explain(tenant_id, execution_id))
 
     def recheck(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution:
         """
@@ -620,6 +633,18 @@ class AsyncPaymentEngine:
         Make sure first that it is none of ours, by the reference that it carries.
         """
         return await _arun(self._procedures.note_orphan(orphan))
+
+    async def explain(self, tenant_id: str, execution_id: UUID, /) -> Story:
+        """
+        Return the story of a payment, for people and for programs.
+
+        What was asked, why it went where it went, what is known from whom, what is in doubt, and
+        what happens next and when.
+
+        Raises:
+            ExecutionNotFoundError: No such execution.
+        """
+        return await _arun(self._procedures.explain(tenant_id, execution_id))
 
     async def recheck(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution:
         """

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid5
 
 import attrs
@@ -40,7 +40,7 @@ class Remedy(StrEnum):
     REFUND = "refund"
 
 
-def _safe(reference: str) -> str:
+def _safe(reference: Any) -> Any:
     return masked_reference(reference) if isinstance(reference, str) else reference
 
 

@@ -42,6 +42,7 @@ from railcore.review import (
     refunding_id,
     refunding_key,
 )
+from railcore.story import Sources, Story, tell
 
 _DECISIONS: Final = 5
 _SOON: Final = timedelta(milliseconds=50)
@@ -75,6 +76,24 @@ class Reviews(Procedures):
                 return (yield from self._fold(execution, lambda _: fact))
             case _:
                 return execution
+
+    def explain(self, tenant_id: str, execution_id: UUID) -> Procedure[Story]:
+        """Return the story of an execution."""
+        execution = yield from self.get(tenant_id, execution_id)
+        payment_id = execution.payment_id
+        events = yield from ask(lambda: self.store.events(tenant_id, payment_id))
+        payment = yield from ask(lambda: self.store.payment(tenant_id, payment_id))
+        noted = yield from ask(lambda: self.store.discrepancies_of(tenant_id, payment_id))
+        return tell(
+            Sources(
+                execution=execution,
+                events=events,
+                payment=payment,
+                discrepancies=noted,
+                can=self.kernel.offered.get((execution.rail, execution.provider)),
+                at=self.kernel.clock.now(),
+            )
+        )
 
     def resolve(
         self, tenant_id: str, discrepancy_id: UUID, remedy: Remedy, decision: OperatorDecision
@@ -283,7 +302,8 @@ class _Desk:
 
     def _adoption(self, context: PaymentContext, reference: str) -> Adoption:
         why = f"adopted by {self.decision.actor}, for discrepancy {self.noted.discrepancy_id}"
-        claim = self._claim(context, adopting_id(self.noted.discrepancy_id), why)
+        parent_ref = None if self.execution is None else self.execution.parent_ref
+        claim = self._claim(context, adopting_id(self.noted.discrepancy_id), why, parent_ref)
         fact = self._fact(RailResult.success(reference, context.money))
         change = decide(claim.execution, fact).change
         assert change is not None, "a success completes what is processing"  # noqa: S101 - narrows the type
@@ -309,9 +329,12 @@ class _Desk:
             operation=Operation.REFUND,
             parent_execution_id=adopted.execution_id,
         )
-        return self._claim(context, refunding_id(self.noted.discrepancy_id), "the parent's route")
+        refund_id, why = refunding_id(self.noted.discrepancy_id), "the parent's route"
+        return self._claim(context, refund_id, why, adopted.provider_ref)
 
-    def _claim(self, context: PaymentContext, execution_id: UUID, why: str) -> Claim:
+    def _claim(
+        self, context: PaymentContext, execution_id: UUID, why: str, parent_ref: str | None
+    ) -> Claim:
         rail, provider, account, mode = self._route()
         execution = PaymentExecution(
             execution_id=execution_id,
@@ -320,6 +343,7 @@ class _Desk:
             provider=provider,
             account=account,
             mode=mode,
+            parent_ref=parent_ref,
         )
         settings: EngineSettings = self.kernel.settings
         return Claim(

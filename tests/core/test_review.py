@@ -204,6 +204,7 @@ def test_what_was_charged_twice_is_given_back_once(host: Host) -> None:
     assert (refund.operation, refund.status) == (Operation.REFUND, COMPLETED)
     assert adopted.provider_ref == "ch_2"
     assert refund.context.parent_execution_id == adopted.execution_id
+    assert refund.parent_ref == "ch_2"
     assert adopted.payment_id == f"unapplied-{noted.discrepancy_id.hex}"
 
 
