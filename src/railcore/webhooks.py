@@ -5,7 +5,7 @@ A delivery is verified on its raw bytes before anything else is looked at, store
 once, and only then read and applied. A provider's part is pure: it verifies and it parses.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -25,6 +25,15 @@ Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _LAST_PHASE: Final = 32_767
 _BYTES: Final = _checks.one_of(bytes)
+
+
+def _all_are(kind: type) -> Callable[[Any, Any, Any], None]:
+    def check(_: Any, attribute: Any, value: Any) -> None:
+        if not isinstance(value, tuple) or not all(isinstance(one, kind) for one in value):
+            wanted = f"a tuple of {kind.__name__}"
+            raise InvalidValueError(attribute.name, wanted, _checks.shape(value))
+
+    return check
 
 
 def joined(headers: Headers) -> Mapping[str, str]:
@@ -71,7 +80,7 @@ class WebhookAccount:
     """
 
     account: str = attrs.field(validator=_checks.text(64))
-    secrets: tuple[Secret, ...] = attrs.field(converter=tuple, repr=False)
+    secrets: tuple[Secret, ...] = attrs.field(validator=_all_are(Secret), repr=False)
     tenant_id: str | None = attrs.field(default=None, validator=_checks.text(64, optional=True))
 
 
@@ -137,7 +146,7 @@ class WebhookEvent:
         occurred_at: When it happened at the provider, for people; nothing is ordered by it.
     """
 
-    news: tuple[WebhookNews, ...] = attrs.field(converter=tuple)
+    news: tuple[WebhookNews, ...] = attrs.field(validator=_all_are(WebhookNews))
     occurred_at: datetime | None = attrs.field(default=None, validator=_checks.aware)
 
 

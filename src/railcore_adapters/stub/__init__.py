@@ -9,5 +9,6 @@ False
 """
 
 from railcore_adapters.stub.provider import SANDBOX_TIMING, StubBank, StubGateway
+from railcore_adapters.stub.webhooks import StubWebhooks
 
-__all__ = ["SANDBOX_TIMING", "StubBank", "StubGateway"]
+__all__ = ["SANDBOX_TIMING", "StubBank", "StubGateway", "StubWebhooks"]

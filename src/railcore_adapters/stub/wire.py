@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import attrs
 
-from railcore.enums import PendingReason
+from railcore.enums import Operation, PendingReason
 from railcore.errors import InvalidValueError
 from railcore.execution import PaymentExecution
 from railcore.failures import DefiniteFailureCode, PaymentFailureCode
@@ -30,7 +30,13 @@ from railcore_adapters.stub.codes import DECLINES, REFUSALS
 Item = Mapping[str, object]
 """A charge or a payment as the sandbox shows it."""
 
-_CHARGES: Final = "/psp/v1/charges"
+_CARD_PATHS: Final[Mapping[Operation, str]] = {
+    Operation.CHARGE: "/psp/v1/charges",
+    Operation.AUTHORIZE: "/psp/v1/authorizations",
+    Operation.CAPTURE: "/psp/v1/captures",
+    Operation.VOID: "/psp/v1/voids",
+    Operation.REFUND: "/psp/v1/refunds",
+}
 _PAYMENTS: Final = "/bank/v1/payments"
 _KEPT: Final = ("id", "status", "decline_code", "account", "created_at", "livemode")
 """What is stored of an answer, and nothing else."""
@@ -42,9 +48,11 @@ _UNREADABLE: Final = RailResult.unknown(PaymentFailureCode.INVALID_RESPONSE)
 
 
 def charge_request(base_url: str, execution: PaymentExecution, timing: TimingBounds) -> HttpRequest:
-    """Return the request that charges the instrument."""
-    order = {"instrument": execution.context.instrument_token}
-    return _order(f"{base_url}{_CHARGES}", execution, timing, order)
+    """Return the request that charges or holds, or that acts on what was charged or held."""
+    of = {"of": execution.parent_ref}
+    instrument = {"instrument": execution.context.instrument_token}
+    more = of if execution.operation.follows_a_parent else instrument
+    return _order(f"{base_url}{_CARD_PATHS[execution.operation]}", execution, timing, more)
 
 
 def payment_request(
@@ -56,8 +64,8 @@ def payment_request(
 
 
 def charge_lookup(base_url: str, execution: PaymentExecution, timing: TimingBounds) -> HttpRequest:
-    """Return the request that asks for the charges of our reference."""
-    return _lookup(f"{base_url}{_CHARGES}", execution, timing)
+    """Return the request that asks for what stands under our reference."""
+    return _lookup(f"{base_url}{_CARD_PATHS[execution.operation]}", execution, timing)
 
 
 def payment_lookup(base_url: str, execution: PaymentExecution, timing: TimingBounds) -> HttpRequest:
@@ -83,6 +91,20 @@ def read_charge_lookup(execution: PaymentExecution, response: HttpResponse) -> R
 def read_payment_lookup(execution: PaymentExecution, response: HttpResponse) -> RailResult:
     """Return what the payments found under our reference mean."""
     return _read_lookup(execution, response, _payment)
+
+
+def read_news(item: Item) -> RailResult:
+    """
+    Return what a charge or a payment means that the sandbox tells of by itself.
+
+    Raises:
+        InvalidValueError: It is neither, or says what cannot be.
+    """
+    read = {"charge": _charge, "payment": _payment}.get(str(item.get("object")))
+    result = _UNREADABLE if read is None else read(item)
+    if result is _UNREADABLE:
+        raise InvalidValueError("data", "a charge or a payment in a known status", "another")
+    return result
 
 
 def _order(url: str, execution: PaymentExecution, timing: TimingBounds, more: Item) -> HttpRequest:

@@ -1,0 +1,99 @@
+"""
+Hearing the sandbox's webhooks: Standard Webhooks around a charge or a payment.
+
+A delivery's body is ``{"id": ..., "type": "charge.updated", "data": {...}}``, where ``data`` is the
+object as a lookup would show it. Types that do not end in ``.updated`` are not about payments.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import attrs
+
+from railcore.errors import InvalidValueError, WebhookRefusedError
+from railcore.redaction import Secret
+from railcore.webhooks import (
+    Delivery,
+    VerifiedDelivery,
+    WebhookEvent,
+    WebhookNews,
+    WebhookTrust,
+)
+from railcore_adapters import standard_webhooks
+from railcore_adapters.stub.wire import read_news
+
+__all__ = ["StubWebhooks"]
+
+_TYPES: Final = frozenset({"charge.updated", "payment.updated"})
+
+
+@attrs.frozen
+class StubWebhooks:
+    """
+    The sandbox's ``WebhookProvider``.
+
+    Attributes:
+        trust: Whether to believe the body, or to look up what it tells of.
+        tolerance_s: How far a delivery's signature may be from now, either way.
+    """
+
+    trust: WebhookTrust = WebhookTrust.BODY
+    tolerance_s: float = 300.0
+
+    def verify(
+        self, delivery: Delivery, secrets: Sequence[Secret], now: datetime, /
+    ) -> VerifiedDelivery:
+        """
+        Return the body of a delivery that one of *secrets* signed lately.
+
+        Raises:
+            WebhookRefusedError: None did.
+        """
+        headers = delivery.headers
+        try:
+            event_id = standard_webhooks.verify(
+                secrets, headers, delivery.body, now, self.tolerance_s
+            )
+        except WebhookRefusedError as refused:
+            raise WebhookRefusedError(delivery.provider, refused.problem) from refused
+        signed_at = datetime.fromtimestamp(int(headers[standard_webhooks.TIMESTAMP]), UTC)
+        return VerifiedDelivery(event_id=event_id, body=delivery.body, signed_at=signed_at)
+
+    def parse(self, body: bytes, /) -> WebhookEvent:
+        """
+        Return what the charge or the payment in *body* says.
+
+        Raises:
+            InvalidValueError: It says what cannot be, or is no event at all.
+        """
+        event = _object(body)
+        if event.get("type") not in _TYPES:
+            return WebhookEvent(news=())
+        item = event.get("data")
+        if not isinstance(item, dict):
+            raise InvalidValueError("data", "an object", type(item).__name__)
+        reference, provider_ref = item.get("reference"), item.get("id")
+        news = WebhookNews(
+            result=read_news(item), provider_key=reference, provider_ref=provider_ref
+        )
+        return WebhookEvent(news=(news,), occurred_at=_instant(event.get("created_at")))
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError("body", "a JSON object", type(error).__name__) from error
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        raise InvalidValueError("body", "a JSON object with a type", type(value).__name__)
+    return value
+
+
+def _instant(value: object) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return None if at is None or at.utcoffset() is None else at
