@@ -1,7 +1,6 @@
 """Captures, voids and refunds: what route, limits and doubt allow, in both colours of engine."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,8 +36,8 @@ CAPTURE, VOID, REFUND = Operation.CAPTURE, Operation.VOID, Operation.REFUND
 
 
 @pytest.fixture(params=COLOURS)
-def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    yield Host(request.param)
+def host(request: pytest.FixtureRequest) -> Host:
+    return Host(request.param)
 
 
 def always(result: RailResult) -> Any:

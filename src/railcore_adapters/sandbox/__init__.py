@@ -8,7 +8,7 @@ True
 """
 
 from railcore_adapters.sandbox.faults import FAULTS, Fault, Stage
-from railcore_adapters.sandbox.ledger import Charge, Ledger, SeenLookup, SeenRequest
+from railcore_adapters.sandbox.ledger import Charge, Ledger, Movement, SeenLookup, SeenRequest
 from railcore_adapters.sandbox.sandbox import Sandbox
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Charge",
     "Fault",
     "Ledger",
+    "Movement",
     "Sandbox",
     "SeenLookup",
     "SeenRequest",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hmac import compare_digest
+from typing import Final
 
 from railcore_adapters.sandbox.bank import Bank
 from railcore_adapters.sandbox.control import Control
@@ -12,6 +13,14 @@ from railcore_adapters.sandbox.faults import Answer
 from railcore_adapters.sandbox.ledger import Ledger
 from railcore_adapters.sandbox.psp import Psp
 from railcore_adapters.sandbox.wire import Refusal, Request, Response, invalid, json_response
+
+_PSP_KINDS: Final[Mapping[str, str]] = {
+    "charges": "charge",
+    "authorizations": "authorization",
+    "captures": "capture",
+    "voids": "void",
+    "refunds": "refund",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +41,10 @@ class Application:
             Refusal: It is answered with an error.
         """
         match request.path.removeprefix("/").split("/"):
-            case ["psp", "v1", "charges", *rest]:
-                return self._provider(self.psp, request, rest)
+            case ["psp", "v1", kinds, *rest] if kinds in _PSP_KINDS:
+                return self._provider(self.psp, request, rest, _PSP_KINDS[kinds])
             case ["bank", "v1", "payments", *rest]:
-                return self._provider(self.bank, request, rest)
+                return self._provider(self.bank, request, rest, "payment")
             case ["bank", "authorize", payment_id]:
                 return Answer(self._customer(request, payment_id))
             case ["control", *action]:
@@ -47,17 +56,19 @@ class Application:
             case _:
                 raise Refusal(404, "not_found", "There is nothing here; see the reference page.")
 
-    def _provider(self, provider: Psp | Bank, request: Request, rest: list[str]) -> Answer:
+    def _provider(
+        self, provider: Psp | Bank, request: Request, rest: list[str], kind: str
+    ) -> Answer:
         account = self._authenticate(request)
         match rest:
             case []:
                 _allow(request, "GET", "POST")
                 if request.method == "POST":
-                    return provider.create(request, account)
-                return provider.find(account, _reference(request))
+                    return provider.create(request, account, kind)
+                return provider.find(account, _reference(request), kind)
             case [item_id]:
                 _allow(request, "GET")
-                return provider.read(account, item_id)
+                return provider.read(account, item_id, kind)
             case _:
                 raise Refusal(404, "not_found", "There is nothing here.")
 

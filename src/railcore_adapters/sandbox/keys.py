@@ -12,6 +12,7 @@ from railcore_adapters.sandbox.wire import Refusal, Response
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
+    kind: str
     fields: Mapping[str, Any]
     response: Response
     ready_at_s: float
@@ -35,7 +36,7 @@ class KeyedAnswers:
         kept = self._kept.get((order.account, order.idempotency_key))
         if kept is None:
             return None
-        if kept.fields != order.fields:
+        if (kept.kind, kept.fields) != (order.kind, order.fields):
             raise Refusal(409, "idempotency_key_reuse", "This key was used with another body.")
         if at_s < kept.ready_at_s:
             raise Refusal(409, "in_progress", "The first request with this key is in flight.")
@@ -45,5 +46,5 @@ class KeyedAnswers:
     def keep(self, order: Order, response: Response, ready_at_s: float) -> None:
         """Keep the first answer; until *ready_at_s* it counts as in flight."""
         if order.idempotency_key is not None:
-            kept = _Kept(order.fields, response, ready_at_s)
+            kept = _Kept(order.kind, order.fields, response, ready_at_s)
             self._kept[order.account, order.idempotency_key] = kept

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 Service: TypeAlias = Literal["psp", "bank"]
+Kind: TypeAlias = Literal["authorization", "capture", "void", "refund"]
+Row: TypeAlias = "Charge | Movement | SeenRequest | SeenLookup"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +33,32 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Movement:
+    """
+    An authorization, capture, void or refund that took place once.
+
+    Attributes:
+        kind: Which of them.
+        of: The id of what it acts on; None for an authorization.
+    """
+
+    id: str
+    kind: Kind
+    of: str | None
+    service: Service
+    account: str
+    reference: str
+    idempotency_key: str | None
+    amount_minor: int
+    currency: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SeenRequest:
-    """A POST of a charge or a payment, as it arrived, whatever became of it."""
+    """A POST that orders something, as it arrived, whatever became of it; ``kind`` says what."""
+
+    kind: str
 
     service: Service
     account: str
@@ -55,10 +81,11 @@ class SeenLookup:
 
 
 class Ledger:
-    """Every charge, POST and lookup, in the order in which they happened."""
+    """Every charge, movement, POST and lookup, in the order in which they happened."""
 
     def __init__(self) -> None:
         self._charges: list[Charge] = []
+        self._movements: list[Movement] = []
         self._requests: list[SeenRequest] = []
         self._lookups: list[SeenLookup] = []
 
@@ -68,8 +95,13 @@ class Ledger:
         return tuple(self._charges)
 
     @property
+    def movements(self) -> tuple[Movement, ...]:
+        """Every authorization, capture, void and refund that really took place."""
+        return tuple(self._movements)
+
+    @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """Every POST of a charge or a payment that could be read."""
+        """Every POST that orders something and could be read."""
         return tuple(self._requests)
 
     @property
@@ -92,11 +124,20 @@ class Ledger:
             if len(charges) > 1
         }
 
-    def add(self, row: Charge | SeenRequest | SeenLookup) -> None:
+    def double_movements(self) -> Mapping[str, tuple[Movement, ...]]:
+        """Return the references under which something took place more than once."""
+        grouped: defaultdict[str, list[Movement]] = defaultdict(list)
+        for movement in self.movements:
+            grouped[movement.reference].append(movement)
+        return {name: tuple(rows) for name, rows in grouped.items() if len(rows) > 1}
+
+    def add(self, row: Row) -> None:
         """Write *row* down; only the sandbox itself does."""
         match row:
             case Charge():
                 self._charges.append(row)
+            case Movement():
+                self._movements.append(row)
             case SeenRequest():
                 self._requests.append(row)
             case SeenLookup():
@@ -107,6 +148,8 @@ class Ledger:
         return {
             "charges": [_plain(row) for row in self.charges],
             "double_charges": sorted(self.double_charges()),
+            "movements": [_plain(row) for row in self.movements],
+            "double_movements": sorted(self.double_movements()),
             "requests": [_plain(row) for row in self.requests],
             "lookups": [_plain(row) for row in self.lookups],
         }
@@ -122,5 +165,5 @@ def stamp(instant: datetime) -> str:
     return instant.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _plain(row: Charge | SeenRequest | SeenLookup) -> dict[str, Any]:
+def _plain(row: Row) -> dict[str, Any]:
     return {**asdict(row), "at": stamp(row.at)}

@@ -21,8 +21,16 @@ _LARGEST: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """A charge or a payment as ordered. `fields` is the whole body, for comparing resends."""
+    """
+    What a POST orders.
 
+    Attributes:
+        kind: The object that it makes: ``charge``, ``authorization``, ``capture``, ``void``,
+            ``refund`` or ``payment``.
+        fields: The whole body, for comparing resends.
+    """
+
+    kind: str
     account: str
     idempotency_key: str | None
     amount_minor: int
@@ -31,7 +39,7 @@ class Order:
     fields: Mapping[str, Any]
 
 
-def read_order(request: Request, account: str) -> Order:
+def read_order(request: Request, account: str, kind: str) -> Order:
     """
     Return what *request* orders for *account*.
 
@@ -43,6 +51,7 @@ def read_order(request: Request, account: str) -> Order:
     if key is not None and _PRINTABLE.fullmatch(key) is None:
         raise invalid("Idempotency-Key must be 1 to 255 printable ASCII characters.")
     return Order(
+        kind=kind,
         account=account,
         idempotency_key=key,
         amount_minor=_read_amount(fields),
@@ -55,6 +64,11 @@ def read_order(request: Request, account: str) -> Order:
 def read_instrument(order: Order) -> str:
     """Return the token that is to be charged."""
     return _read_text(order.fields, "instrument", _PRINTABLE)
+
+
+def read_parent(order: Order) -> str:
+    """Return the id of what a capture, a void or a refund acts on."""
+    return _read_text(order.fields, "of", _PRINTABLE)
 
 
 def read_return_url(order: Order) -> str:

@@ -30,7 +30,9 @@ from railcore_adapters.sandbox.faults import (
 from railcore_adapters.sandbox.keys import KeyedAnswers
 from railcore_adapters.sandbox.ledger import (
     Charge,
+    Kind,
     Ledger,
+    Movement,
     SeenLookup,
     SeenRequest,
     Service,
@@ -60,14 +62,14 @@ class Provider(ABC, Generic[K]):
         self._posted: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
 
-    def create(self, request: Request, account: str) -> Answer:
+    def create(self, request: Request, account: str, kind: str) -> Answer:
         """
         Carry out the order in *request* once per key, and answer as the fault says.
 
         Raises:
             Refusal: The order makes no sense, or its key is taken.
         """
-        order = read_order(request, account)
+        order = read_order(request, account, kind)
         asked = self._asked(request, order)
         with self._lock:
             outcome, fault = self._choose(order, asked)
@@ -82,13 +84,13 @@ class Provider(ABC, Generic[K]):
             self._keys.keep(order, response, at_s + answer.hold_s)
             return answer
 
-    def read(self, account: str, item_id: str) -> Answer:
-        """Return the object with that id."""
-        return self._look_up(account, item_id, lambda: self._read(account, item_id))
+    def read(self, account: str, item_id: str, kind: str) -> Answer:
+        """Return the object of that kind with that id."""
+        return self._look_up(account, item_id, lambda: self._read(account, item_id, kind))
 
-    def find(self, account: str, reference: str) -> Answer:
-        """Return all objects with that reference."""
-        return self._look_up(account, reference, lambda: self._find(account, reference))
+    def find(self, account: str, reference: str, kind: str) -> Answer:
+        """Return all objects of that kind with that reference."""
+        return self._look_up(account, reference, lambda: self._find(account, reference, kind))
 
     @abstractmethod
     def _instrument(self, order: Order) -> Fault | None:
@@ -145,15 +147,16 @@ class Provider(ABC, Generic[K]):
         with self._lock:
             return self._leave(look(), fault)
 
-    def _read(self, account: str, item_id: str) -> Response:
+    def _read(self, account: str, item_id: str, kind: str) -> Response:
         item = self._shelf.by_id(account, item_id, before_s=self._visible_before_s())
-        if item is None:
+        if item is None or item.order.kind != kind:
             return error_response(404, "not_found", f"This account has no {item_id[:64]!r}.")
         self._observe(item)
         return json_response(200, self._view(item))
 
-    def _find(self, account: str, reference: str) -> Response:
-        items = self._shelf.by_reference(account, reference, before_s=self._visible_before_s())
+    def _find(self, account: str, reference: str, kind: str) -> Response:
+        found = self._shelf.by_reference(account, reference, before_s=self._visible_before_s())
+        items = [item for item in found if item.order.kind == kind]
         for item in items:
             self._observe(item)
         return json_response(200, {"data": [self._view(item) for item in items]})
@@ -163,6 +166,7 @@ class Provider(ABC, Generic[K]):
 
     def _log(self, order: Order, fault: Fault | None) -> None:
         seen = SeenRequest(
+            kind=order.kind,
             service=self.service,
             account=order.account,
             reference=order.reference,
@@ -173,6 +177,22 @@ class Provider(ABC, Generic[K]):
             at=now(),
         )
         self._ledger.add(seen)
+
+    def _write(self, item_id: str, order: Order, kind: Kind, of: str | None) -> None:
+        """Write down what took place beside charges."""
+        movement = Movement(
+            id=item_id,
+            kind=kind,
+            of=of,
+            service=self.service,
+            account=order.account,
+            reference=order.reference,
+            idempotency_key=order.idempotency_key,
+            amount_minor=order.amount_minor,
+            currency=order.currency,
+            at=now(),
+        )
+        self._ledger.add(movement)
 
     def _charge(self, item_id: str, order: Order) -> None:
         """Move the money: the one step that writes a charge into the ledger."""

@@ -21,12 +21,14 @@ class Kept:
         order: What was asked for.
         created_at: When it was made.
         made_at_s: The same on the monotonic clock.
+        of: The id of what it acts on, for a capture, a void or a refund.
     """
 
     id: str
     order: Order
     created_at: datetime
     made_at_s: float
+    of: str | None = None
 
     @property
     def account(self) -> str:
@@ -48,11 +50,14 @@ class Shelf(Generic[K]):
     def __init__(self) -> None:
         self._by_id: dict[str, K] = {}
         self._by_reference: defaultdict[str, list[K]] = defaultdict(list)
+        self._by_parent: defaultdict[str, list[K]] = defaultdict(list)
 
     def put(self, item: K) -> None:
         """Keep *item*."""
         self._by_id[item.id] = item
         self._by_reference[item.reference].append(item)
+        if item.of is not None:
+            self._by_parent[item.of].append(item)
 
     def by_id(self, account: str, item_id: str, *, before_s: float) -> K | None:
         """Return the account's object with that id if it was made by *before_s*."""
@@ -68,6 +73,10 @@ class Shelf(Generic[K]):
             for item in self._by_reference.get(reference, ())
             if item.account == account and item.made_at_s <= before_s
         ]
+
+    def acting_on(self, item_id: str) -> Sequence[K]:
+        """Return what was ordered of the object with that id, oldest first."""
+        return self._by_parent.get(item_id, ())
 
     def with_id(self, item_id: str) -> K | None:
         """Return the object with that id, whoever owns it and however young it is."""

@@ -26,6 +26,10 @@ REFUSALS: Final[Mapping[tuple[int, str], DefiniteFailureCode]] = MappingProxyTyp
         (400, "invalid_request"): PaymentFailureCode.CONFIGURATION_ERROR,
         (400, "currency_not_supported"): PaymentFailureCode.UNSUPPORTED_OPERATION,
         (401, "invalid_api_key"): PaymentFailureCode.INVALID_CREDENTIALS,
+        (422, "no_such_parent"): PaymentFailureCode.CONFIGURATION_ERROR,
+        (422, "not_possible"): PaymentFailureCode.DECLINED,
+        (422, "currency_differs"): PaymentFailureCode.DECLINED,
+        (422, "amount_too_large"): PaymentFailureCode.DECLINED,
         (429, "rate_limited"): PaymentFailureCode.RATE_LIMITED,
         (503, "unavailable"): PaymentFailureCode.PROVIDER_UNAVAILABLE,
     }

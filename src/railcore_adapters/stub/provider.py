@@ -4,7 +4,7 @@ from typing import Final
 
 import attrs
 
-from railcore.enums import Idempotency, Lookup, SettlementMode
+from railcore.enums import Idempotency, Lookup, Operation, SettlementMode
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
 from railcore.flow import answered
@@ -52,12 +52,24 @@ class StubGateway:
 
     @property
     def capabilities(self) -> RouteCapabilities:
-        """Charges in any currency."""
-        return _capabilities(self.timing, SettlementMode.INSTANT)
+        """All five operations in any currency, in parts and several times."""
+        return attrs.evolve(
+            _capabilities(self.timing, SettlementMode.INSTANT),
+            operations=frozenset(Operation),
+            partial_capture=True,
+            multiple_capture=True,
+            partial_refund=True,
+            multiple_refund=True,
+        )
 
     def start(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
-        """Return the flow that charges the instrument."""
-        if execution.context.instrument_token is None:
+        """Return the flow that charges or holds, or acts on what was charged or held."""
+        needed = (
+            execution.parent_ref
+            if execution.operation.follows_a_parent
+            else execution.context.instrument_token
+        )
+        if needed is None:
             return answered(RailResult.failed(PaymentFailureCode.INSTRUMENT_INVALID))
         return self._charge(execution)
 
