@@ -18,6 +18,9 @@ import click
 from railcore.errors import RailcoreError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
     from rich.console import Console
     from sqlalchemy import Connection
 
@@ -159,6 +162,86 @@ def run(
 
 
 @main.command()
+@click.option("--routes", type=_FILE, required=True, help="Routes and bank accounts, as TOML.")
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+@click.option("--stub-url", envvar="RAILCORE_STUB_URL", help="The sandbox, for provider stub.")
+@click.option(
+    "--duty",
+    "duties",
+    type=click.Choice(["send", "check", "apply", "relay", "expire"]),
+    multiple=True,
+    help="What to do; may be repeated. By default everything that there is something for.",
+)
+@click.option("--once", is_flag=True, help="Do what is due now, and end.")
+@click.option("--lease-s", type=click.FloatRange(0.5, 3600), default=60.0, show_default=True)
+@click.option(
+    "--first-check-s",
+    type=click.FloatRange(0.1, 86_400),
+    default=15.0,
+    show_default=True,
+    help="When an open payment is looked at again first; the wait doubles up to a day.",
+)
+@click.option("--at-once", type=click.IntRange(1, 1000), default=16, show_default=True)
+@click.option(
+    "--per-second",
+    type=click.FloatRange(0.01, 10_000),
+    default=50.0,
+    show_default=True,
+    help="How many payments of one provider account this process takes up a second.",
+)
+@click.option(
+    "--recovery-since",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
+    help="The database was restored or failed over then: look up what is older before sending it.",
+)
+@click.option("--print-events", is_flag=True, help="Relay events to standard output.")
+@click.option("--log", "is_logging", is_flag=True, help="Log every call and outcome to stderr.")
+def worker(
+    *,
+    routes: Path,
+    database_url: str,
+    stub_url: str | None,
+    duties: tuple[str, ...],
+    once: bool,
+    lease_s: float,
+    first_check_s: float,
+    at_once: int,
+    per_second: float,
+    recovery_since: "datetime | None",
+    print_events: bool,
+    is_logging: bool,
+) -> None:
+    """
+    Send what was enqueued, look up what is open, and relay events, until SIGTERM.
+
+    Run as many as you like. One that dies loses nothing: another takes over when its leases end.
+    """
+    with _starting():
+        from railcore_adapters.cli.report import make_console
+        from railcore_adapters.cli.worker import WorkerProcess
+        from railcore_adapters.worker import Duty
+
+        process = WorkerProcess(
+            routes=routes,
+            database_url=database_url,
+            stub_url=stub_url,
+            duties=tuple(map(Duty, duties)) or None,
+            once=once,
+            lease_s=lease_s,
+            first_check_s=first_check_s,
+            at_once=at_once,
+            per_second=per_second,
+            recovery_since=recovery_since,
+            is_printing=print_events,
+            console=make_console(to_stderr=True),
+            observer=_log() if is_logging else None,
+        )
+        done = process.carry_out()
+    if done is not None:
+        click.echo(f"{done:,} pieces of work done.")
+
+
+@main.command()
 @click.option(
     "--port", type=click.IntRange(0, 65_535), default=8700, show_default=True, help="0: any free."
 )
@@ -173,6 +256,126 @@ def sandbox(*, port: int, with_database: bool) -> None:
         from railcore_adapters.cli.trial import serve
 
         serve(port, with_database=with_database)
+
+
+_routes_of_desk = click.option(
+    "--routes", type=_FILE, envvar="RAILCORE_ROUTES", required=True, help="The configuration."
+)
+_tenant = click.option("--tenant", "tenant_id", help="Whose; needed where two have the same id.")
+
+
+@main.group()
+def review() -> None:
+    """List what people have to look at, and resolve it."""
+
+
+@review.command(name="list")
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+@click.option("--tenant", "tenant_id", help="Of one tenant alone.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+@click.option("--all", "every", is_flag=True, help="What is resolved already as well.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def list_(
+    *, database_url: str, tenant_id: str | None, limit: int, every: bool, as_json: bool
+) -> None:
+    """List discrepancies, and payments that wait for a person; the oldest first."""
+    with _starting():
+        from railcore_adapters.cli import review as people
+        from railcore_adapters.cli.report import make_console
+
+        found = people.find(database_url, tenant_id, limit, every=every)
+        if as_json:
+            click.echo(json.dumps(people.as_json(found), indent=2))
+        else:
+            people.show(make_console(to_stderr=False), found)
+
+
+@review.command()
+@click.argument("discrepancy_id", type=click.UUID)
+@click.option(
+    "--as",
+    "remedy",
+    type=click.Choice(["accepted", "adopt", "refund"]),
+    required=True,
+    help="Nothing to do; book the money; or book it and give it back.",
+)
+@click.option("--actor", required=True, help="Who decides.")
+@click.option("--evidence", required=True, help="What it rests on: a statement line, a ticket.")
+@click.option("--received", help="How much came, where it is not known: 12.50 SAR.")
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+@_routes_of_desk
+@click.option("--stub-url", envvar="RAILCORE_STUB_URL", help="The sandbox, for provider stub.")
+@_tenant
+@click.option("--json", "as_json", is_flag=True, help="Print what became of it as JSON.")
+def resolve(
+    *,
+    discrepancy_id: "UUID",
+    remedy: str,
+    actor: str,
+    evidence: str,
+    received: str | None,
+    database_url: str,
+    routes: Path,
+    stub_url: str | None,
+    tenant_id: str | None,
+    as_json: bool,
+) -> None:
+    """End the discrepancy DISCREPANCY_ID, once and for ever. The same again changes nothing."""
+    with _starting():
+        import asyncio
+
+        from railcore.ports import OperatorDecision
+        from railcore.review import Remedy
+        from railcore_adapters.cli import review as people
+        from railcore_adapters.cli.desk import Desk, money_of
+
+        asked = people.Resolve(
+            desk=Desk(
+                routes=routes,
+                database_url=database_url,
+                stub_url=stub_url,
+                is_sending=remedy == Remedy.REFUND,
+            ),
+            discrepancy_id=discrepancy_id,
+            tenant_id=tenant_id,
+            remedy=Remedy(remedy),
+            decision=OperatorDecision(actor=actor, evidence=evidence, received=money_of(received)),
+        )
+        noted = asyncio.run(asked.carry_out())
+        told = people.one_as_json(noted)
+    if as_json:
+        click.echo(json.dumps(told, indent=2))
+        return
+    made = told["resolving_execution_id"]
+    by = f"{told['resolution']} by {told['resolved_by']}"
+    click.echo(f"Resolved: {by}." + (f" See execution {made}." if made else ""))
+
+
+@main.command()
+@click.argument("execution_id", type=click.UUID)
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+@_routes_of_desk
+@_tenant
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def explain(
+    *,
+    execution_id: "UUID",
+    database_url: str,
+    routes: Path,
+    tenant_id: str | None,
+    as_json: bool,
+) -> None:
+    """Tell the story of EXECUTION_ID: asked, sent, known, in doubt, and what happens next."""
+    with _starting():
+        import asyncio
+
+        from railcore_adapters.cli.desk import Desk
+        from railcore_adapters.cli.explain import Explain
+
+        desk = Desk(routes=routes, database_url=database_url)
+        asked = Explain(desk=desk, execution_id=execution_id, tenant_id=tenant_id)
+        story = asyncio.run(asked.carry_out())
+    click.echo(json.dumps(story.json(), indent=2) if as_json else story.text())
 
 
 @main.group()
