@@ -89,7 +89,22 @@ class WebhookObserved:
         return self.verdict in {"conflict", "parked"}
 
 
-Observed = RailObserved | ExecutionObserved | WebhookObserved
+@attrs.frozen(kw_only=True)
+class DutyObserved:
+    """
+    Something went wrong in a worker, which goes on.
+
+    Attributes:
+        duty: What it was doing.
+        error: The type of the exception, never its text.
+    """
+
+    name: ClassVar[str] = "billing.worker.trouble"
+    duty: str
+    error: str
+
+
+Observed = RailObserved | ExecutionObserved | WebhookObserved | DutyObserved
 """Everything an observer can be told."""
 
 

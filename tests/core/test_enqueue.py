@@ -293,9 +293,9 @@ def test_below_the_limit_a_breaker_stays_closed(host: Host) -> None:
 def recover(host: Host) -> None:
     """Start again as a host whose database was restored just now."""
     settings = EngineSettings(recovery_since=host.clock.now() + timedelta(seconds=1))
-    host.engine._procedures = attrs.evolve(  # noqa: SLF001
-        host.engine._procedures,  # noqa: SLF001
-        kernel=attrs.evolve(host.engine._procedures.kernel, settings=settings),  # noqa: SLF001
+    host.engine._procedures = attrs.evolve(
+        host.engine._procedures,
+        kernel=attrs.evolve(host.engine._procedures.kernel, settings=settings),
     )
 
 

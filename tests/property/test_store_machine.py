@@ -573,7 +573,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @precondition(has_rows)
     @rule(data=st.data(), is_unsent=st.sampled_from([None, True, False]))
-    def work(self, data: st.DataObject, is_unsent: bool | None) -> None:  # noqa: FBT001 - drawn
+    def work(self, data: st.DataObject, is_unsent: bool | None) -> None:
         """A worker takes what is due: what somebody has just given back, at least."""
         row = self.row(data)
         self.acquired(row.execution_id, "other", LONG_S)

@@ -6,8 +6,9 @@ transport on the other, registers the rails that it has, reads its routes, and m
 it all, which it then shares everywhere.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final
 
 import attrs
@@ -16,11 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from railcore.driven import AsyncDrivenRail
 from railcore.engine import AsyncPaymentEngine
 from railcore.enums import PaymentRail
+from railcore.intake import Webhooks
 from railcore.kernel import EngineSettings
 from railcore.ports import (
     AsyncRail,
     AsyncTransport,
     AsyncWalletRepository,
+    AsyncWebhookInbox,
     CredentialSource,
     Observer,
 )
@@ -62,6 +65,9 @@ class Wishes:
         credentials: Knows the API keys.
         stub_url: Where the sandbox is; None leaves cards and open banking out.
         lease_s: For how long an execution is this process's alone. Calls are cut to fit inside.
+        first_check_s: When an open execution is looked at again first.
+        recovery_since: When the database came back from a copy or a failover.
+        webhooks: Makes what is needed to hear providers' own news, over the host's database.
         at_once: How many payments are in flight.
         owner: Names this process in leases.
         role: The database role to take on; None stays with the one that logs in.
@@ -74,6 +80,9 @@ class Wishes:
     stub_url: str | None = None
     lease_s: float = 60.0
     at_once: int = 64
+    first_check_s: float = 15.0
+    recovery_since: datetime | None = None
+    webhooks: Callable[[AsyncEngine], Webhooks[AsyncWebhookInbox]] | None = None
     owner: str = "railcore-run"
     role: str | None = None
     observer: Observer | None = None
@@ -86,6 +95,7 @@ class Host:
     payments: AsyncPaymentEngine
     wallet: AsyncWalletRepository
     database: AsyncEngine
+    webhooks: Webhooks[AsyncWebhookInbox] | None = None
 
 
 @asynccontextmanager
@@ -114,14 +124,21 @@ async def open_host(wishes: Wishes) -> AsyncIterator[Host]:
             routes = ConfigDrivenRouteResolver.from_mapping(
                 wishes.configuration.routes, offered=rails.offered
             )
+            webhooks = None if wishes.webhooks is None else wishes.webhooks(database)
             payments = AsyncPaymentEngine(
                 rails=rails,
                 routes=routes,
                 store=store,
-                settings=EngineSettings(owner=wishes.owner, lease_s=wishes.lease_s),
+                settings=EngineSettings(
+                    owner=wishes.owner,
+                    lease_s=wishes.lease_s,
+                    first_check_s=wishes.first_check_s,
+                    recovery_since=wishes.recovery_since,
+                ),
                 observer=wishes.observer,
+                webhooks=webhooks,
             )
-            yield Host(payments=payments, wallet=wallet, database=database)
+            yield Host(payments=payments, wallet=wallet, database=database, webhooks=webhooks)
     finally:
         await database.dispose()
 

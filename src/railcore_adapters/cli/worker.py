@@ -1,0 +1,122 @@
+"""``railcore worker``: a process that sends, looks up, applies, relays and expires by itself."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+
+import attrs
+from rich.console import Console
+
+from railcore.budget import AccountLimits
+from railcore.ports import AsyncEventSink, Observer
+from railcore.relay import AsyncRelay
+from railcore_adapters.cli.configuration import read_configuration
+from railcore_adapters.cli.wiring import Host, Wishes, open_host
+from railcore_adapters.credentials import EnvironmentCredentials
+from railcore_adapters.embedded import open_database
+from railcore_adapters.sinks import AsyncPrintedSink
+from railcore_adapters.worker import AsyncWorker, Duty, WorkerSettings
+from railcore_sqlalchemy.outbox import AsyncSqlOutbox
+
+_HOLDS = 100
+
+
+@attrs.frozen(kw_only=True)
+class WorkerProcess:
+    """
+    What to work on and how.
+
+    Attributes:
+        routes: The configuration.
+        database_url: With the schema installed.
+        stub_url: The sandbox, for cards and open banking.
+        duties: Which to do; None for all that there is something for.
+        once: Do what is due and end.
+        lease_s: For how long an execution is this process's alone.
+        first_check_s: When an open execution is looked at again first.
+        at_once: How many are under way.
+        per_second: How many of one account are taken up a second.
+        recovery_since: When the database came back from a copy or a failover.
+        is_printing: Whether events are relayed to standard output.
+        console: Where it says that it is ready.
+        observer: Is told of every call and outcome.
+    """
+
+    routes: Path
+    database_url: str
+    stub_url: str | None
+    duties: Sequence[Duty] | None
+    once: bool
+    lease_s: float
+    first_check_s: float
+    at_once: int
+    per_second: float
+    recovery_since: datetime | None
+    is_printing: bool
+    console: Console
+    observer: Observer | None = None
+
+    def carry_out(self) -> int | None:
+        """Work until told to stop; with ``once`` return how much there was to do."""
+        with open_database(self.database_url) as database:
+            return asyncio.run(self._carry_out(database.url))
+
+    async def _carry_out(self, url: str) -> int | None:
+        async with open_host(self._wishes(url)) as host:
+            worker = self._worker(host)
+            with _stopped_by_signals(worker):
+                if self.once:
+                    return await worker.run_once()
+                self.console.print(f"Working as {host.payments.settings.owner}")
+                await worker.run()
+        return None
+
+    def _wishes(self, url: str) -> Wishes:
+        return Wishes(
+            database_url=url,
+            configuration=read_configuration(self.routes),
+            credentials=EnvironmentCredentials(),
+            stub_url=self.stub_url,
+            lease_s=self.lease_s,
+            first_check_s=self.first_check_s,
+            at_once=2 * self.at_once,
+            owner=_owner(),
+            recovery_since=self.recovery_since,
+            observer=self.observer,
+        )
+
+    def _worker(self, host: Host) -> AsyncWorker:
+        sink = AsyncPrintedSink() if self.is_printing else None
+        burst = max(1, min(self.at_once, round(self.per_second)))
+        limits = AccountLimits(at_once=self.at_once, per_second=self.per_second, burst=burst)
+        return AsyncWorker(
+            host.payments,
+            settings=WorkerSettings(at_once=self.at_once, default_limits=limits),
+            duties=self.duties,
+            apply_inbox=None if host.webhooks is None else host.payments.apply_inbox,
+            relay=None if sink is None else _relay(host, sink).run_once,
+            expire_holds=lambda: host.wallet.expire_holds(_HOLDS),
+            observer=self.observer,
+        )
+
+
+def _relay(host: Host, sink: AsyncEventSink) -> AsyncRelay:
+    return AsyncRelay(AsyncSqlOutbox(host.database), sink, gather=asyncio.gather)
+
+
+def _owner() -> str:
+    return f"worker-{socket.gethostname()[:64]}-{os.getpid()}"
+
+
+def _stopped_by_signals(worker: AsyncWorker) -> ExitStack:
+    """Return a context in which SIGTERM and SIGINT stop *worker*, which ends what it has begun."""
+    loop, stack = asyncio.get_running_loop(), ExitStack()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+        stack.callback(loop.remove_signal_handler, number)
+    return stack
