@@ -13,7 +13,7 @@ nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
-ALL_EXTRAS = ".[cli,embedded,httpx,migrations,sqlalchemy,structlog,testing]"
+ALL_EXTRAS = ".[cli,embedded,faststream,httpx,migrations,sqlalchemy,structlog,testing]"
 # The examples of one page build on one another, so one process runs them all.
 IN_PARALLEL = ("-n", "2", "--dist", "loadscope")
 ON_A_DATABASE = ("tests/contract", "tests/faults", "tests/property", "tests/sqlalchemy")

@@ -14,6 +14,7 @@ from railcore_adapters.sinks.in_process import (
     AsyncPrintedSink,
     CallableSink,
     PrintedSink,
+    line_of,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "HttpSink",
     "PrintedSink",
     "Targets",
+    "line_of",
 ]
 
 _HOME_OF: Final = {

@@ -8,7 +8,7 @@ later, 410 and 415 included, since they are about the endpoint and not about thi
 """
 
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final, Self
 
 import attrs
@@ -48,6 +48,10 @@ def _can_sign(_: object, __: object, secrets: tuple[Secret, ...]) -> None:
         standard_webhooks.check_secret(secret)
 
 
+def _all(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
+    return tuple(secrets)
+
+
 @attrs.frozen
 class Endpoint:
     """
@@ -59,7 +63,7 @@ class Endpoint:
     """
 
     url: str
-    secrets: tuple[Secret, ...] = attrs.field(converter=tuple, validator=_can_sign)
+    secrets: tuple[Secret, ...] = attrs.field(converter=_all, validator=_can_sign)
 
 
 EndpointOf = Callable[[JournalEvent], Endpoint]
