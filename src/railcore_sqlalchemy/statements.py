@@ -16,6 +16,7 @@ __all__ = ["VERDICT_OF_CONSTRAINT", "Statement", "read", "statement"]
 
 VERDICT_OF_CONSTRAINT: Mapping[str, str] = {
     "due_limit": "live",
+    "parent_limit": "limit",
     "capture_limit": "limit",
     "refund_limit": "limit",
     "railcore_execution_pkey": "again",

@@ -21,7 +21,7 @@ import attrs
 from railcore.enums import ExecutionStatus, Operation, PendingReason
 from railcore.errors import ExecutionNotFoundError, RailcoreError
 from railcore.events import EventDraft, JournalEvent
-from railcore.execution import Account, Lease, PaymentExecution, PaymentView
+from railcore.execution import Account, Lease, PaymentExecution, PaymentView, available_of
 from railcore.lifecycle import ABSENT, Discrepancy, check_edge
 from railcore.ports import Clock
 from railcore.protocol import (
@@ -123,6 +123,9 @@ class InMemoryExecutionStore:
                 return ClaimOutcome(ClaimVerdict.DUPLICATE, stored)
             head = self.payment(execution.tenant_id, execution.payment_id)
             refusal = _refusal(claim, head)
+            others = self.executions(execution.tenant_id, execution.payment_id)
+            if refusal is None and _exceeds_parent(execution, others):
+                refusal = ClaimVerdict.LIMIT
             if refusal is not None:
                 return ClaimOutcome(refusal, self._in_the_way(execution, refusal))
             return ClaimOutcome(ClaimVerdict.CLAIMED, self._begin(claim, head))
@@ -626,6 +629,17 @@ def _refusal(claim: Claim, head: PaymentView | None) -> ClaimVerdict | None:
     if context.money.amount_minor <= head.available_minor(context.operation):
         return None
     return ClaimVerdict.LIMIT if context.operation.follows_a_parent else ClaimVerdict.LIVE
+
+
+def _exceeds_parent(
+    execution: PaymentExecution, executions: Sequence[PaymentExecution]
+) -> bool:
+    """Return whether more is asked than the execution that is followed has left."""
+    parent_id = execution.context.parent_execution_id
+    parent = next((one for one in executions if one.execution_id == parent_id), None)
+    if parent is None:
+        return False
+    return execution.money.amount_minor > available_of(parent, execution.operation, executions)
 
 
 def _still_holds(recording: Recording, stored: PaymentExecution) -> bool:

@@ -243,6 +243,49 @@ begin
     message = format('new row for relation "%s" violates check constraint "%s"', relation, rule);
 end $$;
 
+-- Refuses a capture, a void or a refund that its parent does not allow, doubt counted. The head is locked before anything is
+-- summed, so that two that are typed by hand at once see each other. The journal knows the executions of a payment.
+create function railcore_check_parent(asked railcore_execution) returns void language plpgsql as $$
+declare
+  parent railcore_execution%rowtype;
+  root uuid;
+  available bigint;
+begin
+  perform from railcore_payment
+    where tenant_id = asked.tenant_id and payment_id = asked.payment_id for no key update;
+  select * into parent from railcore_execution
+    where tenant_id = asked.tenant_id and execution_id = asked.parent_execution_id;
+  if not coalesce(parent.payment_id = asked.payment_id and parent.currency = asked.currency and parent.status = 'completed'
+     and case asked.operation when 'refund' then parent.operation in ('charge', 'authorize', 'capture')
+       when 'capture' then parent.operation = 'authorize' when 'void' then parent.operation = 'authorize' end, false) then
+    perform railcore_violates('railcore_execution', 'parent_allows_it');
+  end if;
+  root := case when parent.operation = 'capture' then parent.parent_execution_id else parent.execution_id end;
+  with alive as materialized (
+    select x.execution_id, x.operation, x.parent_execution_id as of, x.amount_minor as amount, x.status
+    from railcore_event e
+      join railcore_execution x on x.tenant_id = e.tenant_id and x.execution_id = e.execution_id
+    where e.tenant_id = asked.tenant_id and e.aggregateid = asked.payment_id and e.version = 1 and x.status <> 'failed'
+  ), captures as (
+    select * from alive where operation = 'capture' and status = 'completed' and alive.of = root
+  )
+  select case
+      when asked.operation <> 'refund' then parent.amount_minor
+        - coalesce(sum(amount) filter (where operation in ('capture', 'void') and alive.of = parent.execution_id), 0)
+      when parent.operation = 'charge' then parent.amount_minor
+        - coalesce(sum(amount) filter (where operation = 'refund' and alive.of = parent.execution_id), 0)
+      else least(
+        parent.amount_minor
+          - coalesce(sum(amount) filter (where operation = 'refund' and alive.of = parent.execution_id), 0),
+        coalesce((select sum(amount) from captures), 0)
+          - coalesce(sum(amount) filter (where operation = 'refund'
+              and (alive.of = root or alive.of in (select execution_id from captures))), 0))
+    end into available from alive;
+  if asked.amount_minor > available then
+    perform railcore_violates('railcore_execution', 'parent_limit');
+  end if;
+end $$;
+
 -- Each guard asks first, in one expression, whether the row is lawful: plpgsql prepares every expression anew in every
 -- transaction. Only what is not lawful is looked at closer, to say why.
 create function railcore_execution_insert() returns trigger language plpgsql as $$
@@ -251,6 +294,9 @@ begin
      and new.amount_minor > 0 and new.operation in ('charge', 'authorize', 'capture', 'void', 'refund')
      and length(new.idempotency_key) between 1 and 255 and new.idempotency_key !~ '[^\x21-\x7e]'
      and octet_length(new.fingerprint) = 32 and (new.send_count = 0) = (new.first_sent_at is null) then
+    if new.parent_execution_id is not null then
+      perform railcore_check_parent(new);
+    end if;
     return new;
   elsif new.version <> 1 or new.status <> 'processing' or new.pending_reason is not null or new.failure_code is not null then
     raise exception 'an execution starts as version 1, processing' using errcode = 'RC002';
