@@ -10,6 +10,7 @@ True
 from railcore_adapters.sandbox.faults import FAULTS, Fault, Stage
 from railcore_adapters.sandbox.ledger import Charge, Ledger, Movement, SeenLookup, SeenRequest
 from railcore_adapters.sandbox.sandbox import Sandbox
+from railcore_adapters.sandbox.webhooks import SentWebhook, WebhookSender
 
 __all__ = [
     "FAULTS",
@@ -20,5 +21,7 @@ __all__ = [
     "Sandbox",
     "SeenLookup",
     "SeenRequest",
+    "SentWebhook",
     "Stage",
+    "WebhookSender",
 ]

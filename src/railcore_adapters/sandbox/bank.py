@@ -157,6 +157,7 @@ class Bank(Provider[Payment]):
         payment.status = status
         if status == "settled":
             self._charge(payment.id, payment.order)
+        self._tell(payment)
 
     def _instrument(self, order: Order) -> Fault | None:
         read_return_url(order)

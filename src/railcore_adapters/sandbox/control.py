@@ -10,6 +10,7 @@ from railcore_adapters.sandbox.bank import Bank
 from railcore_adapters.sandbox.faults import FaultQueue, When, find_fault
 from railcore_adapters.sandbox.psp import Psp
 from railcore_adapters.sandbox.settings import Settings
+from railcore_adapters.sandbox.webhooks import WebhookSender
 from railcore_adapters.sandbox.wire import (
     Refusal,
     Request,
@@ -32,6 +33,7 @@ class Control:
     bank: Bank
     faults: FaultQueue
     settings: Settings
+    webhooks: WebhookSender
 
     def handle(self, action: str, request: Request) -> Response:
         """
@@ -49,6 +51,7 @@ class Control:
             "psp/decline": lambda asked: self.psp.decline(_text(asked, "charge")),
             "fail_next": self._fail_next,
             "settings": self._set,
+            "webhooks": self.webhooks.configure,
         }
         handler = handlers.get(action)
         if handler is None:

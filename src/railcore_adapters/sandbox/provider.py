@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -61,6 +61,12 @@ class Provider(ABC, Generic[K]):
         self._keys = KeyedAnswers()
         self._posted: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
+        self.announce: Callable[[Mapping[str, Any]], None] | None = None
+
+    def _tell(self, item: K) -> None:
+        """Let everybody know how *item* is now."""
+        if self.announce is not None:
+            self.announce(self._view(item))
 
     def create(self, request: Request, account: str, kind: str) -> Answer:
         """

@@ -112,6 +112,7 @@ class Psp(Provider[ChargeObject]):
         elif status == "succeeded":
             kind = cast("Kind", charge.order.kind)
             self._write(charge.id, charge.order, kind, charge.of)
+        self._tell(charge)
 
     def _parent(self, order: Order) -> ChargeObject:
         """Return what *order* acts on, once it allows that."""

@@ -14,6 +14,7 @@ from railcore_adapters.sandbox.ledger import Ledger
 from railcore_adapters.sandbox.psp import Psp
 from railcore_adapters.sandbox.server import HOST, Server
 from railcore_adapters.sandbox.settings import Settings
+from railcore_adapters.sandbox.webhooks import WebhookSender
 from railcore_adapters.sandbox.wire import Refusal
 
 DEFAULT_ACCOUNTS: Final = {"main": "sk_sandbox_main"}
@@ -33,6 +34,7 @@ class Sandbox(Settings):
         ledger: What was really charged.
         psp: The fake PSP: `settle` and `decline` its pending charges.
         bank: The fake bank: `approve`, `reject`, `settle` and `expire` its payments.
+        webhooks: Tells of what became of charges and payments, once it has a URL.
 
     >>> with Sandbox(delay_s=0.1) as sandbox:
     ...     sandbox.ledger.charges
@@ -44,12 +46,14 @@ class Sandbox(Settings):
     ledger: Ledger = field(init=False, repr=False, default_factory=Ledger)
     psp: Psp = field(init=False, repr=False)
     bank: Bank = field(init=False, repr=False)
+    webhooks: WebhookSender = field(default_factory=WebhookSender, repr=False)
 
     def __post_init__(self) -> None:
         self._faults = FaultQueue()
         self.psp = Psp(self.ledger, self, self._faults)
         self.bank = Bank(self.ledger, self, self._faults, lambda: self.url)
-        control = Control(self.psp, self.bank, self._faults, self)
+        self.psp.announce = self.bank.announce = self.webhooks.announce
+        control = Control(self.psp, self.bank, self._faults, self, self.webhooks)
         application = Application(self.accounts, self.ledger, self.psp, self.bank, control)
         self._server = Server(application.handle, lambda: self.drip_interval_s)
 
@@ -78,6 +82,7 @@ class Sandbox(Settings):
     def stop(self) -> None:
         """Close all connections and stop serving; a second time changes nothing."""
         self._server.stop()
+        self.webhooks.stop()
 
     def fail_next(self, count: int, fault: str, *, when: When = "create") -> None:
         """

@@ -26,7 +26,7 @@ from railcore_adapters.stub.wire import read_news
 
 __all__ = ["StubWebhooks"]
 
-_TYPES: Final = frozenset({"charge.updated", "payment.updated"})
+_OF_PAYMENTS: Final = ".updated"
 
 
 @attrs.frozen
@@ -69,7 +69,7 @@ class StubWebhooks:
             InvalidValueError: It says what cannot be, or is no event at all.
         """
         event = _object(body)
-        if event.get("type") not in _TYPES:
+        if not str(event["type"]).endswith(_OF_PAYMENTS):
             return WebhookEvent(news=())
         item = event.get("data")
         if not isinstance(item, dict):

@@ -100,8 +100,7 @@ def read_news(item: Item) -> RailResult:
     Raises:
         InvalidValueError: It is neither, or says what cannot be.
     """
-    read = {"charge": _charge, "payment": _payment}.get(str(item.get("object")))
-    result = _UNREADABLE if read is None else read(item)
+    result = _payment(item) if item.get("object") == "payment" else _charge(item)
     if result is _UNREADABLE:
         raise InvalidValueError("data", "a charge or a payment in a known status", "another")
     return result
