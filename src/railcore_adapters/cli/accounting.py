@@ -141,6 +141,24 @@ def check_doubt(books: Books) -> Promise:
     )
 
 
+def check_delivery(
+    books: Books, delivered: Mapping[PaymentName, int], skipped: Sequence[str]
+) -> Promise:
+    """Return whether every event came to the sink, each payment's in order from the first."""
+    newest = {head.name: head.seq for head in books.heads}
+    missing = (
+        f"{'/'.join(name)}: {delivered.get(name, 0)} of {seq} events came"
+        for name, seq in sorted(newest.items())
+        if delivered.get(name, 0) != seq
+    )
+    return Promise(
+        text="Every event was delivered, and those of each payment in order",
+        count=sum(newest.values()),
+        unit="events",
+        broken=(*skipped, *missing),
+    )
+
+
 def _twice(charged: Mapping[str, Sequence[Charged]]) -> Iterator[str]:
     for reference, charges in charged.items():
         if len(charges) > 1:

@@ -17,9 +17,11 @@ from railcore_adapters.cli.accounting import (
     Promise,
     check_books,
     check_charges,
+    check_delivery,
     check_doubt,
     check_lines,
 )
+from railcore_adapters.cli.background import Background
 from railcore_adapters.cli.billing_file import BillingFile
 from railcore_adapters.cli.billing_run import Answer, execute_lines, settle
 from railcore_adapters.cli.books import Books, read_books
@@ -64,6 +66,7 @@ class Run:
         at_once: How many payments are in flight.
         patience_s: For how long what is in doubt is looked at.
         leaves_no_doubt: Whether a doubt that is left at the end breaks a promise.
+        background: Settles by itself what is open; without it this run looks it up.
     """
 
     host: Host
@@ -72,6 +75,7 @@ class Run:
     at_once: int
     patience_s: float
     leaves_no_doubt: bool = False
+    background: Background | None = None
 
     async def carry_out(
         self, file: BillingFile, *, charges: Charges, people: People | None = None
@@ -85,6 +89,8 @@ class Run:
             self.console.print("People act", style="dim")
             await people([one for one in settled if one.is_open])
             await self._settle(await self._fresh(settled))
+        if self.background is not None:
+            await self.background.delivered()
         books = await read_books(
             self.host.database,
             [(line.context.tenant_id, line.context.payment_id) for line in file.lines],
@@ -95,6 +101,9 @@ class Run:
             promises += check_charges(books, charged)
         if self.leaves_no_doubt:
             promises.append(check_doubt(books))
+        if self.background is not None:
+            events = self.background.events
+            promises.append(check_delivery(books, events.last, events.skipped))
         return Summary(
             answers=answers,
             bad_lines=file.bad_lines,
@@ -114,6 +123,9 @@ class Run:
             )
 
     async def _settle(self, executions: Sequence[PaymentExecution]) -> list[PaymentExecution]:
+        if self.background is not None:
+            self._tell_watch(executions)
+            return await self.background.settled(executions)
         found = await settle(
             self.host.payments,
             executions,
@@ -129,6 +141,10 @@ class Run:
             await engine.get(one.tenant_id, one.execution_id) if one.is_open else one
             for one in executions
         ]
+
+    def _tell_watch(self, executions: Sequence[PaymentExecution]) -> None:
+        count = sum(one.is_open for one in executions)
+        self.console.print(f"Leaving {count:,} open payments to the worker", style="dim")
 
     def _tell_round(self, count: int) -> None:
         self.console.print(f"Looking up {count:,} open payments", style="dim")

@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +17,16 @@ import psycopg
 import sqlalchemy
 from psycopg import sql
 from rich.console import Console
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from railcore.errors import MisconfiguredError
 from railcore.execution import PaymentExecution
+from railcore.intake import Webhooks
+from railcore.ports import AsyncWebhookInbox
 from railcore.redaction import Secret
+from railcore.webhooks import WebhookAccount
 from railcore_adapters.cli.accounting import Charged
+from railcore_adapters.cli.background import Background, EventLog, listening, working
 from railcore_adapters.cli.billing_file import BillingFile, read_billing_file
 from railcore_adapters.cli.books import Books
 from railcore_adapters.cli.carry_out import RepeatCounter, Run
@@ -28,14 +34,19 @@ from railcore_adapters.cli.configuration import read_configuration
 from railcore_adapters.cli.people import People, fill_wallets, told
 from railcore_adapters.cli.summary import Summary
 from railcore_adapters.cli.wiring import Host, Wishes, open_host
-from railcore_adapters.credentials import FixedCredentials
+from railcore_adapters.credentials import FixedCredentials, FixedWebhookAccounts
 from railcore_adapters.embedded import open_database
 from railcore_adapters.sandbox import Sandbox
+from railcore_adapters.stub import StubWebhooks
 from railcore_sqlalchemy import schema
+from railcore_sqlalchemy.inbox import AsyncSqlWebhookInbox
 
 ROLE: Final = "railcore_app"
+RELAY_ROLE: Final = "railcore_relay"
 _LEASE_S: Final = 12.0
 _LATE_ANSWER_S: Final = 6.0
+_FIRST_CHECK_S: Final = 0.5
+_QUIET_S: Final = 2.0
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +60,7 @@ class Demo:
         database_url: A server on which it may create a database of its own; None finds one.
         at_once: How many payments are in flight.
         console: Where it tells what happens.
+        shows_events: Whether every event is printed when it is delivered.
     """
 
     file: Path
@@ -56,6 +68,7 @@ class Demo:
     database_url: str | None
     at_once: int
     console: Console
+    shows_events: bool = False
 
     def play(self) -> Summary:
         """Play it, and return what it came to."""
@@ -79,12 +92,22 @@ class Demo:
             at_once=self.at_once,
             owner="railcore-demo",
             role=database.role,
+            relay_role=None if database.role is None else RELAY_ROLE,
             observer=repeats,
+            first_check_s=_FIRST_CHECK_S,
+            webhooks=partial(_webhooks_of, sandbox),
         )
-        async with open_host(wishes) as host:
+        events = EventLog(self._say if self.shows_events else _nowhere)
+        async with (
+            open_host(wishes) as host,
+            listening(host) as address,
+            working(host, events),
+        ):
+            _ = address
+            self._say(f"Webhooks: heard at {address}, late, twice and in reversed order.")
             filled = await fill_wallets(host.wallet, file.lines)
             self._say(f"Wallets: {filled} were opened and filled.")
-            run = self._run(host, repeats)
+            run = self._run(host, repeats, events)
             people = People(host.payments, sandbox)
 
             async def let_people_act(executions: Sequence[PaymentExecution]) -> None:
@@ -95,9 +118,11 @@ class Demo:
             async def ledger(_: Books) -> Sequence[Charged]:
                 return sandbox.ledger.charges
 
-            return await run.carry_out(file, charges=ledger, people=let_people_act)
+            summary = await run.carry_out(file, charges=ledger, people=let_people_act)
+            self._tell_events(events)
+            return summary
 
-    def _run(self, host: Host, repeats: RepeatCounter) -> Run:
+    def _run(self, host: Host, repeats: RepeatCounter, events: EventLog) -> Run:
         return Run(
             host=host,
             repeats=repeats,
@@ -105,10 +130,33 @@ class Demo:
             at_once=self.at_once,
             patience_s=2 * _LEASE_S,
             leaves_no_doubt=True,
+            background=Background(
+                host=host, events=events, patience_s=4 * _LEASE_S, quiet_s=_QUIET_S
+            ),
         )
+
+    def _tell_events(self, events: EventLog) -> None:
+        told = ", ".join(
+            f"{count:,} {name.rpartition('.')[2]}" for name, count in events.types.most_common()
+        )
+        self._say(f"Events delivered: {told}; {events.repeats:,} came again.")
 
     def _say(self, text: str) -> None:
         self.console.print(text, style="dim")
+
+
+def _webhooks_of(sandbox: Sandbox, database: AsyncEngine) -> Webhooks[AsyncWebhookInbox]:
+    secrets = (Secret("whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"),)
+    accounts = [WebhookAccount(account=name, secrets=secrets) for name in sandbox.accounts]
+    return Webhooks(
+        providers={"stub": StubWebhooks()},
+        accounts=FixedWebhookAccounts({"stub": accounts}),
+        inbox=AsyncSqlWebhookInbox(database),
+    )
+
+
+def _nowhere(_: str) -> None:
+    """Print nothing."""
 
 
 def _keys_of(sandbox: Sandbox) -> FixedCredentials:

@@ -41,6 +41,7 @@ from railcore_adapters.transport_httpx import (
     BearerAuthorizer,
     TransportLimits,
 )
+from railcore_sqlalchemy.outbox import AsyncSqlOutbox
 from railcore_sqlalchemy.schema import HOT_SETTINGS
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore
 from railcore_sqlalchemy.wallet import AsyncSqlWalletRepository
@@ -71,6 +72,7 @@ class Wishes:
         at_once: How many payments are in flight.
         owner: Names this process in leases.
         role: The database role to take on; None stays with the one that logs in.
+        relay_role: The same for the outbox, which needs nothing else.
         observer: Is told of every call and outcome.
     """
 
@@ -85,16 +87,18 @@ class Wishes:
     webhooks: Callable[[AsyncEngine], Webhooks[AsyncWebhookInbox]] | None = None
     owner: str = "railcore-run"
     role: str | None = None
+    relay_role: str | None = None
     observer: Observer | None = None
 
 
 @attrs.frozen(kw_only=True)
 class Host:
-    """A host, wired: its engine for payments, its wallet, and the database under both."""
+    """A host, wired: its engine for payments, its wallet, its outbox, and the database."""
 
     payments: AsyncPaymentEngine
     wallet: AsyncWalletRepository
     database: AsyncEngine
+    outbox: AsyncSqlOutbox
     webhooks: Webhooks[AsyncWebhookInbox] | None = None
 
 
@@ -107,11 +111,8 @@ async def open_host(wishes: Wishes) -> AsyncIterator[Host]:
         MisconfiguredError: Routes, leases or the database are not fit for payments; says why.
         StoreError: The database cannot be reached.
     """
-    database = create_async_engine(
-        wishes.database_url,
-        pool_size=8,
-        connect_args={"options": _options(wishes.role)},
-    )
+    database = _database(wishes.database_url, wishes.role, connections=8)
+    queue = _database(wishes.database_url, wishes.relay_role, connections=2)
     limits = TransportLimits(most_connections=wishes.at_once, most_idle=wishes.at_once)
     authorizer = BearerAuthorizer(wishes.credentials)
     try:
@@ -138,8 +139,15 @@ async def open_host(wishes: Wishes) -> AsyncIterator[Host]:
                 observer=wishes.observer,
                 webhooks=webhooks,
             )
-            yield Host(payments=payments, wallet=wallet, database=database, webhooks=webhooks)
+            yield Host(
+                payments=payments,
+                wallet=wallet,
+                database=database,
+                outbox=AsyncSqlOutbox(queue),
+                webhooks=webhooks,
+            )
     finally:
+        await queue.dispose()
         await database.dispose()
 
 
@@ -189,6 +197,11 @@ def _cut(timing: TimingBounds, lease_s: float) -> TimingBounds:
         send_deadline_s=min(timing.send_deadline_s, lease_s / 3),
         answer_timeout_s=min(timing.answer_timeout_s, lease_s / 2),
     )
+
+
+def _database(url: str, role: str | None, *, connections: int) -> AsyncEngine:
+    """Return an engine, which connects when it is first used."""
+    return create_async_engine(url, pool_size=connections, connect_args={"options": _options(role)})
 
 
 def _options(role: str | None) -> str:

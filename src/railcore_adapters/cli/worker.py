@@ -21,7 +21,6 @@ from railcore_adapters.credentials import EnvironmentCredentials
 from railcore_adapters.embedded import open_database
 from railcore_adapters.sinks import AsyncPrintedSink
 from railcore_adapters.worker import AsyncWorker, Duty, WorkerSettings
-from railcore_sqlalchemy.outbox import AsyncSqlOutbox
 
 _HOLDS = 100
 
@@ -106,7 +105,7 @@ class WorkerProcess:
 
 
 def _relay(host: Host, sink: AsyncEventSink) -> AsyncRelay:
-    return AsyncRelay(AsyncSqlOutbox(host.database), sink, gather=asyncio.gather)
+    return AsyncRelay(host.outbox, sink, gather=asyncio.gather)
 
 
 def _owner() -> str:
