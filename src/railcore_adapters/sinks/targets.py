@@ -15,7 +15,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 from typing_extensions import override
@@ -219,7 +219,9 @@ class AsyncGuardedSockets(httpcore.AsyncNetworkBackend):
         self, targets: Targets, sockets: httpcore.AsyncNetworkBackend | None = None
     ) -> None:
         self._targets = targets
-        self._sockets = sockets or httpcore.AnyIOBackend()
+        # A cast, for some type checkers see only what stands in for it where anyio is missing.
+        anyio = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+        self._sockets = sockets or anyio
 
     @override
     async def connect_tcp(
