@@ -42,11 +42,28 @@ SAMPLES: list[Any] = [
     Resolution(ROUTE, ("default route: taken",)),
     EngineSettings(),
     OperatorDecision(actor="alice", evidence="slip-7"),
+    railcore.Orphan(
+        tenant_id="a",
+        rail=railcore.PaymentRail.CARD_PSP,
+        provider="stub",
+        account="main",
+        mode=railcore.RouteMode.SANDBOX,
+        provider_ref="ch_9",
+        money=ASKED,
+    ),
     HttpRequest(method="POST", url="https://psp.example/charges"),
     HttpResponse(status=200),
     Deadline(1.0, lambda: 0.0),
 ]
-TOLD = {railcore.RailObserved, railcore.ExecutionObserved}
+TOLD = {
+    railcore.RailObserved,
+    railcore.ExecutionObserved,
+    railcore.Discrepancy,
+    railcore.NotedDiscrepancy,
+    railcore.Resolved,
+    railcore.Review,
+    railcore.Story,
+}
 """Values that railcore makes and nobody gives it; they are made of checked ones."""
 
 FIELDS = [(one, field.name) for one in SAMPLES for field in attrs.fields(type(one))]
