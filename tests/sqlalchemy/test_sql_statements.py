@@ -407,7 +407,7 @@ def test_the_executions_of_a_payment_come_as_they_were_claimed(desk: Desk) -> No
 
 def test_every_constraint_that_is_a_verdict_exists(desk: Desk) -> None:
     named = {it["conname"] for it in desk.sql("select conname from pg_constraint")}
-    raised = set(re.findall(r"(?:then|else) '(\w+)'", read("schema")))
+    raised = set(re.findall(r"(?:then|else|execution',) '(\w+)'", read("schema")))
     assert set(VERDICT_OF_CONSTRAINT) <= named | raised
 
 

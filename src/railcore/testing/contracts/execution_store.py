@@ -375,9 +375,11 @@ class ExecutionStoreContract:
     ) -> None:
         due = Money(1000, SAR)
         parent = complete(store, claim(store, asked("k1", 100, due=due)))
-        complete(store, claim(store, asked("k2", 100, due=due, operation=Operation.AUTHORIZE)))
+        held = asked("k2", 100, due=due, operation=Operation.AUTHORIZE)
+        authorization = complete(store, claim(store, held))
         before = the(store.payment(TENANT, "invoice-1"))
-        parent_id = parent.execution_id if operation.follows_a_parent else None
+        follows = parent if operation is Operation.REFUND else authorization
+        parent_id = follows.execution_id if operation.follows_a_parent else None
         wanted = asked("k3", 40, operation=operation, parent_execution_id=parent_id)
 
         one = claim(store, wanted)
