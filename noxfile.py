@@ -84,6 +84,20 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Play a million webhook deliveries, or as many as given, and print what they reach."""
+    install_for_tests(session)
+    session.install(*CONSTRAINTS, *group("fuzz"))
+    pairs = int(session.posargs[0] if session.posargs else 1_000_000) // 2
+    guided, made_up = pairs - pairs // 50, pairs // 50
+    corpus = session.create_tmp()
+    program = ("python", "tests/fuzz/fuzz_webhooks.py", corpus)
+    session.run(*program, f"-runs={guided}", "-max_len=512", f"-artifact_prefix={corpus}/")
+    session.run("pytest", "tests/fuzz", "--timeout=0", env={"RAILCORE_FUZZ": str(made_up)})
+    session.run(*program, "--coverage")
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and show which lines and branches no test takes."""
     install_for_tests(session)
