@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from railcore.breaker import BreakerSettings
+    from railcore.budget import AccountLimits
     from railcore.clock import Deadline, SystemClock
     from railcore.context import PaymentContext, derive_provider_key
     from railcore.engine import AsyncPaymentEngine, PaymentEngine
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from railcore.ports import OperatorDecision
     from railcore.redaction import Secret
     from railcore.registry import PaymentRailRegistry
+    from railcore.relay import AsyncRelay, Relay, RelayRun, RelaySettings
     from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
     from railcore.review import NotedDiscrepancy, Orphan, Remedy, Resolved, Review
     from railcore.routing import (
@@ -72,10 +75,13 @@ if TYPE_CHECKING:
     from railcore.story import Story
 
 __all__ = [
+    "AccountLimits",
     "Advice",
     "AlreadyResolvedError",
     "ApprovalError",
     "AsyncPaymentEngine",
+    "AsyncRelay",
+    "BreakerSettings",
     "Certainty",
     "ConfigDrivenRouteResolver",
     "Currency",
@@ -127,6 +133,9 @@ __all__ = [
     "RailResult",
     "RailcoreError",
     "RefusedError",
+    "Relay",
+    "RelayRun",
+    "RelaySettings",
     "Remedy",
     "Resolution",
     "Resolved",
@@ -152,6 +161,8 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "railcore.breaker": ("BreakerSettings",),
+    "railcore.budget": ("AccountLimits",),
     "railcore.clock": (
         "Deadline",
         "SystemClock",
@@ -238,6 +249,12 @@ _HOMES: Final = {
     "railcore.ports": ("OperatorDecision",),
     "railcore.redaction": ("Secret",),
     "railcore.registry": ("PaymentRailRegistry",),
+    "railcore.relay": (
+        "AsyncRelay",
+        "Relay",
+        "RelayRun",
+        "RelaySettings",
+    ),
     "railcore.results": (
         "NextAction",
         "NextActionKind",

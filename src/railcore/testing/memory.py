@@ -8,7 +8,7 @@ classes as the stores on Postgres.
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -83,6 +83,10 @@ class Undelivered:
     seq: int
 
 
+Queue = tuple[list[Undelivered], Mapping[Payment, Sequence[JournalEvent]]]
+"""What an outbox works on: the events still to be delivered, and the journal."""
+
+
 class InMemoryExecutionStore:
     """An ``ExecutionStore`` in memory, safe between threads; *clock* dates what is stored."""
 
@@ -103,7 +107,7 @@ class InMemoryExecutionStore:
             return tuple(self._outbox)
 
     @contextmanager
-    def queue(self) -> Iterator[tuple[list[Undelivered], Mapping[Payment, Sequence[JournalEvent]]]]:
+    def queue(self) -> Iterator[Queue]:
         """Yield the events still to be delivered, to be changed in place, and the journal."""
         with self._lock:
             yield self._outbox, self._events
@@ -502,6 +506,10 @@ class AsyncInMemoryExecutionStore:
     def outbox(self) -> Sequence[Undelivered]:
         """The events that are still to be delivered, in the order in which they were stored."""
         return self._store.outbox
+
+    def queue(self) -> AbstractContextManager[Queue]:
+        """Yield the events still to be delivered, to be changed in place, and the journal."""
+        return self._store.queue()
 
     @property
     def discrepancies(self) -> Sequence[Discrepancy]:
