@@ -34,7 +34,7 @@ from railcore.context import PaymentContext
 from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
 from railcore.errors import RailcoreError
 from railcore.events import draft_discrepancy, draft_event
-from railcore.execution import PaymentExecution, PaymentView
+from railcore.execution import PaymentExecution, PaymentView, available_of
 from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import (
     Change,
@@ -103,6 +103,13 @@ def seen(execution: PaymentExecution | None) -> dict[str, object] | None:
         execution.lease.until is not None,
     )
     return found
+
+
+def may_follow(operation: Operation, parent: PaymentExecution) -> bool:
+    """Whether *parent* is completed, and of a kind that is followed so."""
+    of_refunds = {Operation.CHARGE, Operation.AUTHORIZE, Operation.CAPTURE}
+    kinds = of_refunds if operation is Operation.REFUND else {Operation.AUTHORIZE}
+    return parent.status is ExecutionStatus.COMPLETED and parent.operation in kinds
 
 
 def seen_outcome(outcome: ClaimOutcome) -> tuple[ClaimVerdict, object]:
@@ -225,9 +232,17 @@ class Model:
             return ClaimVerdict.CURRENCY
         if head_seq not in {None, len(self.told(context.payment_id))}:
             return ClaimVerdict.MOVED
-        if context.money.amount_minor <= self.room(context):
+        if context.money.amount_minor <= min(self.room(context), self.room_of_parent(context)):
             return ClaimVerdict.CLAIMED
         return ClaimVerdict.LIVE if is_first else ClaimVerdict.LIMIT
+
+    def room_of_parent(self, context: PaymentContext) -> int:
+        others = self.of(context.payment_id)
+        parents = (one for one in others if one.execution_id == context.parent_execution_id)
+        parent = next(parents, None)
+        if parent is None:
+            return context.money.amount_minor
+        return available_of(parent, context.operation, others)
 
     def room(self, context: PaymentContext) -> int:
         sums = self.sums(context.payment_id)
@@ -464,7 +479,10 @@ class StoreMachine(RuleBasedStateMachine):
         is_completed: bool,
         lease_s: float,
     ) -> None:
-        parent = data.draw(st.sampled_from(self.model.rows))
+        lawful = [one for one in self.model.rows if may_follow(operation, one)]
+        if not lawful:
+            return
+        parent = data.draw(st.sampled_from(lawful))
         payment_id, currency = parent.context.payment_id, parent.context.money.currency
         context = self.context(
             key,

@@ -44,8 +44,8 @@ with x as (
     status, version, lease_token, send_count, next_check_at, check_count, updated_at, request)
   values ('acme', %(id)s::uuid, %(payment)s, %(operation)s, %(minor)s, %(currency)s, %(id)s::text,
     sha256('x'),
-    %(id)s::text, 'card_psp', 'stub', 'main', 'sandbox', %(parent)s::uuid, now(), 'processing', 1, 0,
-    0, now(),
+    %(id)s::text, 'card_psp', 'stub', 'main', 'sandbox', %(parent)s::uuid, now(), 'processing', 1,
+    0, 0, now(),
     0, now(), '{}')
   returning *
 ), p as (
