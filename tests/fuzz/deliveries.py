@@ -207,14 +207,14 @@ def _body(reader: Bytes) -> bytes:
 
 
 def _strange(reader: Bytes) -> dict[str, Any]:
-    event: dict[str, Any] = {**EVENT, "data": dict(EVENT["data"])}
+    data = dict(EVENT["data"])
+    event: dict[str, Any] = {**EVENT, "data": data}
     for _ in range(1 + reader.choice(3)):
         part, name = FIELDS[reader.choice(len(FIELDS))]
         pick = reader.choice(len(STRANGE) + 2)
-        value = STRANGE[pick] if pick < len(STRANGE) else reader.text()
-        inner = event["data"] if part and isinstance(event.get("data"), dict) else event
+        inner = data if part else event
         if pick == len(STRANGE) + 1:
             inner.pop(name, None)
         else:
-            inner[name] = value
+            inner[name] = STRANGE[pick] if pick < len(STRANGE) else reader.text()
     return event

@@ -379,6 +379,41 @@ def explain(
 
 
 @main.group()
+def webhooks() -> None:
+    """List webhook deliveries that wait for a person, and apply some again."""
+
+
+@webhooks.command(name="parked")
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+def parked(*, database_url: str, limit: int) -> None:
+    """Print what nobody could apply, one JSON object a line, the oldest first."""
+    with _starting():
+        from railcore_adapters.cli import webhooks as inbox
+
+        for one in inbox.parked(database_url, limit):
+            click.echo(json.dumps(inbox.as_json(one)))
+
+
+@webhooks.command()
+@click.argument("what", metavar="ID|SINCE")
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+def replay(*, what: str, database_url: str) -> None:
+    """
+    Let workers apply an event again: that of the id ID, or all that came since the date SINCE.
+
+    News that is known already changes nothing, so it is safe to replay too much.
+    """
+    with _starting():
+        from railcore_adapters.cli import webhooks as inbox
+
+        count = inbox.replay(database_url, what)
+    click.echo(f"{count} deliveries are due again.")
+    if not count:
+        sys.exit(1)
+
+
+@main.group()
 def schema() -> None:
     """Install, print or check the database schema."""
 
