@@ -109,7 +109,9 @@ class Background:
         """Return once every event was delivered, or patience ends."""
         clock = asyncio.get_running_loop().time
         ends_at_s = clock() + self.patience_s
-        while clock() < ends_at_s and (await self.host.outbox.backlog()).waiting:
+        while clock() < ends_at_s:
+            if not (await self.host.outbox.backlog()).waiting:
+                break
             await asyncio.sleep(_LOOK_S)
 
     async def _fresh(self, executions: Sequence[PaymentExecution]) -> list[PaymentExecution]:

@@ -6,9 +6,10 @@ Nothing has to be installed or started by hand. Whatever it starts ends with it.
 
 import asyncio
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ from railcore_adapters.cli.wiring import Host, Wishes, open_host
 from railcore_adapters.credentials import FixedCredentials, FixedWebhookAccounts
 from railcore_adapters.embedded import open_database
 from railcore_adapters.sandbox import Sandbox
+from railcore_adapters.sandbox.webhooks import HOWS, SentWebhook
 from railcore_adapters.stub import StubWebhooks
 from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.inbox import AsyncSqlWebhookInbox
@@ -46,7 +48,10 @@ RELAY_ROLE: Final = "railcore_relay"
 _LEASE_S: Final = 12.0
 _LATE_ANSWER_S: Final = 6.0
 _FIRST_CHECK_S: Final = 0.5
-_QUIET_S: Final = 2.0
+_QUIET_S: Final = 1.5
+_LATE_NEWS_S: Final = 0.5
+_CHANGE_S: Final = 0.05
+_HEARD: Final = "late, twice, reversed, early, forged, or never"
 
 
 @attrs.frozen(kw_only=True)
@@ -102,9 +107,9 @@ class Demo:
             open_host(wishes) as host,
             listening(host) as address,
             working(host, events),
+            _announcing(sandbox, f"{address}/stub"),
         ):
-            _ = address
-            self._say(f"Webhooks: heard at {address}, late, twice and in reversed order.")
+            self._say(f"Webhooks: heard at {address}, {_HEARD}.")
             filled = await fill_wallets(host.wallet, file.lines)
             self._say(f"Wallets: {filled} were opened and filled.")
             run = self._run(host, repeats, events)
@@ -119,6 +124,7 @@ class Demo:
                 return sandbox.ledger.charges
 
             summary = await run.carry_out(file, charges=ledger, people=let_people_act)
+            self._tell_webhooks(sandbox.webhooks.sent)
             self._tell_events(events)
             return summary
 
@@ -135,6 +141,12 @@ class Demo:
             ),
         )
 
+    def _tell_webhooks(self, sent: Sequence[SentWebhook]) -> None:
+        lies = [one for one in sent if not one.is_true]
+        refused = sum(not 200 <= one.status < 300 for one in lies)
+        told = f"{len(sent) - len(lies):,} true ones sent, {refused:,} of {len(lies):,} false ones"
+        self._say(f"Webhooks: {told} refused.")
+
     def _tell_events(self, events: EventLog) -> None:
         told = ", ".join(
             f"{count:,} {name.rpartition('.')[2]}" for name, count in events.types.most_common()
@@ -145,8 +157,26 @@ class Demo:
         self.console.print(text, style="dim")
 
 
+@asynccontextmanager
+async def _announcing(sandbox: Sandbox, url: str) -> AsyncIterator[None]:
+    """Let the providers tell their news at *url* while inside, each moment in another way."""
+    webhooks = sandbox.webhooks
+    webhooks.url, webhooks.delay_s = url, _LATE_NEWS_S
+
+    async def change() -> None:
+        for webhooks.how in cycle(HOWS):
+            await asyncio.sleep(_CHANGE_S)
+
+    changing = asyncio.create_task(change())
+    try:
+        yield
+    finally:
+        changing.cancel()
+        webhooks.url = ""
+
+
 def _webhooks_of(sandbox: Sandbox, database: AsyncEngine) -> Webhooks[AsyncWebhookInbox]:
-    secrets = (Secret("whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"),)
+    secrets = (Secret(sandbox.webhooks.secret),)
     accounts = [WebhookAccount(account=name, secrets=secrets) for name in sandbox.accounts]
     return Webhooks(
         providers={"stub": StubWebhooks()},

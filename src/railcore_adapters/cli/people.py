@@ -5,6 +5,7 @@ Payers approve or reject at their bank, the provider ends what it left pending, 
 receipts, and named persons at the counter confirm or reject: at some counters it takes two.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -90,9 +91,9 @@ class People:
     async def _act(self, execution: PaymentExecution, story: str) -> None:
         match execution.pending_reason:
             case PendingReason.CUSTOMER_ACTION:
-                self._pay(execution, story)
+                await asyncio.to_thread(self._pay, execution, story)
             case PendingReason.PROVIDER_PROCESSING:
-                self._process(execution, story)
+                await asyncio.to_thread(self._process, execution, story)
             case PendingReason.AWAITING_FUNDS:
                 await self._receive(execution, story)
             case PendingReason.MANUAL_REVIEW:
