@@ -55,10 +55,11 @@ if TYPE_CHECKING:
     from railcore.failures import Advice, Certainty, FailureCategory, PaymentFailureCode
     from railcore.flow import adrive, drive
     from railcore.http import Exchange, HttpRequest, HttpResponse
+    from railcore.intake import Webhooks
     from railcore.kernel import EngineSettings
     from railcore.lifecycle import Discrepancy, DiscrepancyKind
     from railcore.money import Currency, Money
-    from railcore.observability import ExecutionObserved, RailObserved
+    from railcore.observability import ExecutionObserved, RailObserved, WebhookObserved
     from railcore.ports import OperatorDecision
     from railcore.redaction import Secret
     from railcore.registry import PaymentRailRegistry
@@ -73,6 +74,12 @@ if TYPE_CHECKING:
         TimingBounds,
     )
     from railcore.story import Story
+    from railcore.webhooks import (
+        WebhookAccount,
+        WebhookReceipt,
+        WebhookSettings,
+        WebhookVerdict,
+    )
 
 __all__ = [
     "AccountLimits",
@@ -154,7 +161,13 @@ __all__ = [
     "TransportError",
     "UnknownProviderError",
     "UnsupportedOperationError",
+    "WebhookAccount",
+    "WebhookObserved",
+    "WebhookReceipt",
     "WebhookRefusedError",
+    "WebhookSettings",
+    "WebhookVerdict",
+    "Webhooks",
     "adrive",
     "derive_provider_key",
     "drive",
@@ -233,6 +246,7 @@ _HOMES: Final = {
         "HttpRequest",
         "HttpResponse",
     ),
+    "railcore.intake": ("Webhooks",),
     "railcore.kernel": ("EngineSettings",),
     "railcore.lifecycle": (
         "Discrepancy",
@@ -245,6 +259,7 @@ _HOMES: Final = {
     "railcore.observability": (
         "ExecutionObserved",
         "RailObserved",
+        "WebhookObserved",
     ),
     "railcore.ports": ("OperatorDecision",),
     "railcore.redaction": ("Secret",),
@@ -276,6 +291,12 @@ _HOMES: Final = {
         "TimingBounds",
     ),
     "railcore.story": ("Story",),
+    "railcore.webhooks": (
+        "WebhookAccount",
+        "WebhookReceipt",
+        "WebhookSettings",
+        "WebhookVerdict",
+    ),
 }
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

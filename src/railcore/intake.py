@@ -11,12 +11,14 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
 import attrs
 
+from railcore import _checks
 from railcore.errors import (
     InProgressError,
+    InvalidValueError,
     MisconfiguredError,
     OutcomeUnknownError,
     StoreError,
@@ -57,6 +59,15 @@ _OURS: Final = (StoreError, InProgressError, OutcomeUnknownError)
 _APPLIED: Final = Settlement(InboxState.APPLIED)
 
 
+def _can(method: str) -> _checks.Check:
+    def check(_: Any, attribute: Any, value: Any) -> None:
+        if not callable(getattr(value, method, None)):
+            wanted = f"something with a method {method}"
+            raise InvalidValueError(attribute.name, wanted, _checks.shape(value))
+
+    return check
+
+
 @attrs.frozen(kw_only=True)
 class Webhooks(Generic[Inbox_co]):
     """
@@ -70,10 +81,12 @@ class Webhooks(Generic[Inbox_co]):
         settings: Tries and waits.
     """
 
-    providers: Mapping[str, WebhookProvider]
-    accounts: WebhookAccounts
-    inbox: Inbox_co
-    settings: WebhookSettings = attrs.field(factory=WebhookSettings)
+    providers: Mapping[str, WebhookProvider] = attrs.field(validator=_checks.one_of(Mapping))
+    accounts: WebhookAccounts = attrs.field(validator=_can("accounts"))
+    inbox: Inbox_co = attrs.field(validator=_can("receive"))
+    settings: WebhookSettings = attrs.field(
+        factory=WebhookSettings, validator=_checks.one_of(WebhookSettings)
+    )
 
 
 @attrs.frozen

@@ -7,6 +7,8 @@ import attrs
 import pytest
 
 import railcore
+from railcore.breaker import BreakerSettings
+from railcore.budget import AccountLimits
 from railcore.clock import Deadline
 from railcore.errors import InvalidValueError
 from railcore.events import draft_event
@@ -18,7 +20,9 @@ from railcore.ports import OperatorDecision
 from railcore.protocol import Claim, Recording
 from railcore.results import RailResult
 from railcore.routing import PaymentRoute, Resolution, RouteCapabilities, TimingBounds
-from tests.core.made import ASKED, NOW, REDIRECT, context, execution
+from railcore.testing.inbox import InMemoryWebhookInbox
+from railcore_adapters.credentials import FixedWebhookAccounts
+from tests.core.made import ASKED, NOW, REDIRECT, FakeClock, context, execution
 
 ROUTE = PaymentRoute(
     name="cards",
@@ -41,6 +45,8 @@ SAMPLES: list[Any] = [
     ROUTE,
     Resolution(ROUTE, ("default route: taken",)),
     EngineSettings(),
+    BreakerSettings(),
+    AccountLimits(),
     OperatorDecision(actor="alice", evidence="slip-7"),
     railcore.Orphan(
         tenant_id="a",
@@ -54,10 +60,17 @@ SAMPLES: list[Any] = [
     HttpRequest(method="POST", url="https://psp.example/charges"),
     HttpResponse(status=200),
     Deadline(1.0, lambda: 0.0),
+    railcore.WebhookAccount(account="main", secrets=(railcore.Secret("whsec_1"),)),
+    railcore.WebhookSettings(),
+    railcore.Webhooks(
+        providers={}, accounts=FixedWebhookAccounts({}), inbox=InMemoryWebhookInbox(FakeClock())
+    ),
 ]
 TOLD = {
     railcore.RailObserved,
     railcore.ExecutionObserved,
+    railcore.WebhookObserved,
+    railcore.WebhookReceipt,
     railcore.Discrepancy,
     railcore.NotedDiscrepancy,
     railcore.Resolved,
