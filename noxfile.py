@@ -14,6 +14,8 @@ nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
 ALL_EXTRAS = ".[cli,embedded,faststream,httpx,migrations,sqlalchemy,structlog,testing]"
+# Every ninth is a freeze.
+KILLS = {"RAILCORE_FAULT_KILLS": "235"}
 # The examples of one page build on one another, so one process runs them all.
 IN_PARALLEL = ("-n", "2", "--dist", "loadscope")
 ON_A_DATABASE = ("tests/contract", "tests/faults", "tests/property", "tests/sqlalchemy")
@@ -77,10 +79,11 @@ def can_install(session: nox.Session) -> bool:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill and freeze relays for a minute, or for so many seconds: `nox -s faults -- 600`."""
+    """Kill relays for a minute, or for so many seconds (`-- 600`), and workers 230 times."""
     install_for_tests(session)
     lasting = {"RAILCORE_FAULTS": session.posargs[0] if session.posargs else "60"}
     session.run("pytest", "-rP", "tests/faults/test_relay_faults.py", env=lasting)
+    session.run("pytest", "-rP", "tests/faults/test_worker_faults.py", env=KILLS)
 
 
 @nox.session

@@ -54,8 +54,8 @@ class EngineSettings:
             provider for. Has to be longer than any rail's send deadline and answer timeout
             together.
         first_check_s: When an open execution is looked at again first; doubles with every look.
-        last_check_s: The longest wait between two looks. Waits are spread by chance over all of
-            their length, so that what broke together does not come back together.
+        last_check_s: The longest wait between two looks. After the first, waits are spread by
+            chance over all of their length: what broke together does not come back together.
         send_within_s: For how long enqueued work may be sent, where its caller does not say.
         recovery_since: When a database came back that may have lost its last commits (a restored
             copy, a failover): what was enqueued before is looked up before it is first sent.
@@ -364,7 +364,9 @@ class Kernel:
         patience = settings.first_check_s * 2.0 ** min(max(execution.check_count - 1, 0), 30)
         if execution.pending_reason in _WAITS_FOR_PEOPLE:
             patience = settings.last_check_s
-        patience = min(patience, settings.last_check_s) * self.chance()
+        patience = min(patience, settings.last_check_s)
+        if execution.check_count:  # the first looks are spread by when their payments were made
+            patience *= self.chance()
         if execution.expires_at is not None:
             left = (execution.expires_at - self.clock.now()).total_seconds()
             patience = min(patience, left) if left > 0 else patience

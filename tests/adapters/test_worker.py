@@ -76,7 +76,7 @@ class Workshop:
     async def _arun_until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
             working = asyncio.create_task(self.worker.run())
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - of whatever kind
                 await asyncio.sleep(0.005)
             self.worker.stop()
             await working

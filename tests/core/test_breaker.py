@@ -91,7 +91,7 @@ def test_without_settings_nobody_is_left_alone() -> None:
     assert not traffic.resting(0)
 
 
-# Budgets --------------------------------------------------------------------------------------------
+# Budgets ------------------------------------------------------------------------------------------
 
 
 def test_a_backlog_is_worked_off_at_the_pace_of_the_budget() -> None:
@@ -123,7 +123,7 @@ def test_of_an_unknown_account_a_burst_is_taken() -> None:
     assert Budget(default=AccountLimits(at_once=4, burst=9)).most_each() == 4
 
 
-# What a provider asks for ---------------------------------------------------------------------------
+# What a provider asks for -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_a_refused_resend_says_nothing_of_the_try_before(host: Host) -> None:
     assert (doubt.pending_reason, doubt.refused_count) == (PendingReason.OUTCOME_UNKNOWN, 0)
 
 
-# What the provider asks for ------------------------------------------------------------------------
+# What the provider asks for -----------------------------------------------------------------------
 
 
 def slow_down(seconds: float) -> RailResult:
@@ -247,7 +247,7 @@ def test_nobody_is_made_to_wait_for_more_than_a_day(host: Host) -> None:
     assert refused.next_check_at == host.clock.now() + timedelta(days=1)
 
 
-# The breaker ----------------------------------------------------------------------------------------
+# The breaker --------------------------------------------------------------------------------------
 
 
 def unanswered(host: Host, count: int) -> None:
@@ -287,7 +287,7 @@ def test_below_the_limit_a_breaker_stays_closed(host: Host) -> None:
     assert not host.engine.resting()
 
 
-# A database that lost commits -----------------------------------------------------------------------
+# A database that lost commits ---------------------------------------------------------------------
 
 
 def recover(host: Host) -> None:

@@ -1,5 +1,7 @@
 """
-Forks workers that end or freeze at a chosen point: ``worker_nursery.py DATABASE STUB ROUTES LEASE``.
+Forks workers that end or freeze at a chosen point.
+
+Its arguments are the addresses of a database and a sandbox, a file of routes, and a lease.
 
 Each line of standard input is a JSON object: ``point`` and ``nth``, where the worker is to act on
 itself, and ``signal``, with what; an empty object is a worker that does its work. The pid of each
@@ -125,7 +127,7 @@ def main(database_url: str, stub_url: str, routes: str, lease_s: str) -> None:
             try:
                 asyncio.run(work(database_url, stub_url, Path(routes), float(lease_s)))
                 os._exit(0)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 - whatever it is, it is not to be the nursery's
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(1)

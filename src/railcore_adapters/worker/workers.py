@@ -171,7 +171,7 @@ class Worker:
 
 class AsyncWorker:
     """
-    Works in one event loop: a task a duty, and up to ``at_once`` for each of ``send`` and ``check``.
+    Works in one event loop: a task a duty, and up to ``at_once`` for ``send`` and for ``check``.
 
     Args:
         engine: Sends and looks up.
