@@ -17,6 +17,8 @@ import pytest
 from railcore.envelope import structured
 from railcore.errors import DeliveryError, MisconfiguredError
 from railcore.events import bucket_of, event_id
+from railcore.ports import EventSink
+from railcore.testing.contracts.event_sink import EventSinkContract, Received, awaited_sink
 from railcore_adapters.sinks import FastStreamSink
 from tests.adapters.sinks import event_of
 from tests.brokers import relay_process
@@ -116,6 +118,24 @@ def test_a_stream_that_is_full_is_tried_again(streams: Streams) -> None:
         deliver(sink, event_of(seq=1), event_of(seq=2))
 
     assert not caught.value.is_poison
+
+
+class TestNats(EventSinkContract):
+    @pytest.fixture
+    def stream(self, streams: Streams) -> str:
+        return streams.make("contract")
+
+    @pytest.fixture
+    def sink(self, streams: Streams, stream: str) -> Iterator[EventSink]:
+        with asyncio.Runner() as runner:
+            sink = FastStreamSink.nats(streams.url, stream, stream)
+            runner.run(sink.open())
+            yield awaited_sink(sink, runner.run)
+            runner.run(sink.aclose())
+
+    @pytest.fixture
+    def received(self, streams: Streams, stream: str) -> Received:
+        return lambda: [UUID(one.headers["Nats-Msg-Id"]) for one in streams.messages(stream)]
 
 
 # A relay that is killed on the way ------------------------------------------------------------
