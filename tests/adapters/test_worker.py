@@ -34,12 +34,12 @@ class Workshop:
     worker: Any = None
 
     def make(self, **parts: Any) -> None:
-        calls = {
+        calls: dict[str, Any] = {
             name: self.coloured(parts.pop(name))
             for name in ("apply_inbox", "relay", "expire_holds")
             if name in parts
         }
-        wanted = {"settings": QUICK, "observer": self.host.notes, **parts, **calls}
+        wanted: dict[str, Any] = {"settings": QUICK, "observer": self.host.notes, **parts, **calls}
         if self.host.colour == "sync":
             self.worker = Worker(cast("PaymentEngine", self.host.engine), **wanted)
         else:
