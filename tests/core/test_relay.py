@@ -279,6 +279,16 @@ def test_a_sink_that_is_down_is_tried_a_little(scene: Scene) -> None:
     assert max(tried.values()) == 1, "each run tries others"
 
 
+def test_what_a_sink_that_is_down_did_not_take_makes_room_for_others(scene: Scene) -> None:
+    scene.write(*neighbours_of(60))
+    scene.sink.refuse = down
+
+    runs = [scene.relay.run() for _ in range(4)]
+
+    assert [run.failed[0].retry_s for run in runs] == [2, 4, 8, 16]
+    assert all(run.failed[0].retry_s > run.pause_s for run in runs)
+
+
 def test_a_sink_that_came_back_is_noticed_by_the_next_run(scene: Scene) -> None:
     scene.write(*neighbours_of(20))
     scene.sink.refuse = down

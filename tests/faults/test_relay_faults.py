@@ -366,6 +366,44 @@ def test_what_a_broker_lost_is_delivered_again_under_the_same_ids(stand: Stand) 
     assert sorted(sink.taken, key=lambda event: (event.payment_id, event.seq)) == before
 
 
+def test_a_replay_skips_nothing_that_is_dated_earlier_than_what_came_before(stand: Stand) -> None:
+    """A transaction that began first may have waited for the payment, and come second."""
+    journal(stand.url, {"invoice-1": 3})
+    dates = {1: 10, 2: 20, 3: 15}
+    with psycopg.connect(conninfo(stand.url), autocommit=True) as connection:
+        connection.execute("alter table railcore_event disable trigger event_change")
+        for seq, minute in dates.items():
+            at = datetime(2026, 3, 1, 12, minute, tzinfo=UTC)
+            change = "update railcore_event set occurred_at = %s where seq = %s"
+            connection.execute(change, (at, seq))
+    sink = InMemorySink()
+    relay = Relay(stand.outbox, sink)
+    relay.drain()
+    sink.taken.clear()
+
+    assert stand.outbox.replay(datetime(2026, 3, 1, 12, 20, tzinfo=UTC)) == 2
+    relay.drain()
+
+    assert [event.seq for event in sink.taken] == [2, 3]
+
+
+def test_a_replay_of_many_pages_brings_every_event(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("railcore_sqlalchemy.outbox_queries.PAGE", 7)
+    journal(stand.url, {f"invoice-{number}": number for number in range(1, 20)})
+    sink = InMemorySink()
+    relay = Relay(stand.outbox, sink)
+    assert relay.drain() == 190
+    before = {(event.payment_id, event.seq) for event in sink.taken}
+    sink.taken.clear()
+
+    assert stand.outbox.replay(datetime(2000, 1, 1, tzinfo=UTC)) == 190
+
+    assert relay.drain() == 190
+    assert {(event.payment_id, event.seq) for event in sink.taken} == before
+
+
 def test_a_payment_of_ten_thousand_events_starves_nobody(stand: Stand) -> None:
     busy, *others = sorted(itertools.islice(neighbours(), 6))
     journal(stand.url, {busy: 10_000, **dict.fromkeys(others, 3)})

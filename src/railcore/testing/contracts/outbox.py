@@ -519,9 +519,9 @@ def leased(outbox: Outbox, lease_s: float = LONG_S) -> BucketLease:
 
 
 def taken_over(outbox: Outbox) -> BucketLease:
-    """Return the lease that another relay takes when the one before has run out."""
+    """Return the lease that another relay of the same name takes when this one has run out."""
     pause()
-    return the(outbox.lease("other", LONG_S))
+    return the(outbox.lease("me", LONG_S))
 
 
 def pause() -> None:
