@@ -253,7 +253,7 @@ def test_the_wsgi_mount_keeps_the_rules_of_wsgi() -> None:
     def start_response(*_: Any) -> Callable[[bytes], object]:
         return lambda _: None
 
-    checked: Any = validator(WebhookWsgi(engine))  # type: ignore[arg-type]  # typed more narrowly
+    checked: Any = validator(WebhookWsgi(engine))
     answer = checked(environ, start_response)
     assert list(answer) == [b"OK\n"]
     answer.close()

@@ -39,6 +39,7 @@ from railcore.money import KWD, SAR, USD, Currency, Money
 from railcore.ports import AsyncExecutionStore, ExecutionStore
 from railcore.protocol import Claim, ClaimOutcome, ClaimVerdict, Due, Recording
 from railcore.results import NextAction, NextActionKind, RailResult
+from railcore.webhooks import Sought
 
 Result = TypeVar("Result")
 
@@ -202,6 +203,73 @@ class ExecutionStoreContract:
         assert store.payment(TENANT, "invoice-2") is None
         assert not store.executions(TENANT, "invoice-2")
         assert not store.events(TENANT, "invoice-2")
+
+    # What an execution is called at its provider ------------------------------------------------
+
+    def test_an_execution_is_found_by_the_key_that_was_sent(self, store: ExecutionStore) -> None:
+        claimed = claim(store, asked("k1"))
+        claim(store, asked("k2", payment_id="invoice-2"))
+
+        sought = Sought(
+            tenant_id=None, provider="stub", account="main", provider_key=claimed.provider_key
+        )
+        assert list(store.find_named(sought)) == [claimed]
+        assert list(store.find_named(attrs.evolve(sought, tenant_id=TENANT))) == [claimed]
+
+    def test_an_execution_is_found_by_the_providers_own_id(self, store: ExecutionStore) -> None:
+        claimed = claim(store, asked("k1"))
+        sought = Sought(tenant_id=None, provider="stub", account="main", provider_ref="ch_1")
+        assert list(store.find_named(sought)) == []
+
+        recorded = store.record(recording_of(claimed, success_of(claimed)))
+
+        assert list(store.find_named(sought)) == [recorded]
+        unknown_key = attrs.evolve(sought, provider_key="never sent")
+        assert list(store.find_named(unknown_key)) == [recorded]
+
+    def test_the_key_that_was_sent_decides_before_the_providers_id(
+        self, store: ExecutionStore
+    ) -> None:
+        first = claim(store, asked("k1"))
+        store.record(recording_of(first, success_of(first)))
+        second = claim(store, asked("k2", payment_id="invoice-2"))
+
+        sought = Sought(
+            tenant_id=None,
+            provider="stub",
+            account="main",
+            provider_key=second.provider_key,
+            provider_ref="ch_1",
+        )
+        assert list(store.find_named(sought)) == [second]
+
+    def test_an_id_that_many_have_gives_two(self, store: ExecutionStore) -> None:
+        for number in range(3):
+            one = claim(store, asked(f"k{number}", payment_id=f"invoice-{number}"))
+            store.record(recording_of(one, success_of(one)))
+
+        sought = Sought(tenant_id=None, provider="stub", account="main", provider_ref="ch_1")
+        assert len(store.find_named(sought)) == 2
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"tenant_id": "tenant-2"}, {"provider": "other"}, {"account": "second"}],
+        ids=["tenant", "provider", "account"],
+    )
+    def test_nothing_of_another_account_is_found(
+        self, store: ExecutionStore, changes: dict[str, str]
+    ) -> None:
+        claimed = claim(store, asked("k1"))
+        store.record(recording_of(claimed, success_of(claimed)))
+
+        sought = Sought(
+            tenant_id=None,
+            provider="stub",
+            account="main",
+            provider_key=claimed.provider_key,
+            provider_ref="ch_1",
+        )
+        assert list(store.find_named(attrs.evolve(sought, **changes))) == []
 
     # One key, one execution --------------------------------------------------------------------
 
