@@ -628,6 +628,11 @@ class ExecutionStoreContract:
 
         assert not store.acquire_due(due())
 
+    def test_a_lease_is_respected_even_where_a_look_is_due(self, store: ExecutionStore) -> None:
+        store.claim(claim_of(asked("k1"), check_after_s=0.0))
+
+        assert not store.acquire_due(due())
+
     def test_what_is_not_due_is_not_taken(self, store: ExecutionStore) -> None:
         claimed = claim(store, asked("k1"))
         store.reschedule(claimed, 600.0)
@@ -650,10 +655,13 @@ class ExecutionStoreContract:
     def test_what_is_due_longest_is_taken_first(self, store: ExecutionStore) -> None:
         for key in "bac":
             enqueued(store, key)
+        for acquired, wait_s in zip(store.acquire_due(due()), (0.04, 0.0, 0.02), strict=True):
+            store.reschedule(acquired.execution, wait_s)
+        threading.Event().wait(0.06)
 
         taken = [*store.acquire_due(due(limit=2)), *store.acquire_due(due(limit=2))]
 
-        assert [one.execution.idempotency_key for one in taken] == ["b", "a", "c"]
+        assert [one.execution.idempotency_key for one in taken] == ["a", "c", "b"]
 
     def test_no_account_takes_more_than_its_room(self, store: ExecutionStore) -> None:
         for key in "abcd":
@@ -710,6 +718,15 @@ class ExecutionStoreContract:
         assert (resent.send_count, resent.tries) == (2, 1)
         assert resent.first_sent_at == resent.last_sent_at
         assert store.get(TENANT, resent.execution_id) == resent
+
+    def test_an_old_token_puts_nothing_back(self, store: ExecutionStore) -> None:
+        enqueued(store, "k1")
+        (acquired,) = store.acquire_due(due())
+        zombie = the(store.mark_sent(acquired.execution, 0.0))
+        held = the(store.acquire(TENANT, zombie.execution_id, "other", 60.0)).execution
+
+        assert store.put_back(zombie, 0.0) is False
+        assert store.get(TENANT, zombie.execution_id) == held
 
     def test_only_what_was_sent_is_put_back(self, store: ExecutionStore) -> None:
         enqueued(store, "k1")
