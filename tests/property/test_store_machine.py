@@ -34,7 +34,7 @@ from railcore.context import PaymentContext
 from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
 from railcore.errors import RailcoreError
 from railcore.events import draft_discrepancy, draft_event
-from railcore.execution import PaymentExecution, PaymentView, available_of
+from railcore.execution import PaymentExecution, PaymentView
 from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import (
     Change,
@@ -105,11 +105,22 @@ def seen(execution: PaymentExecution | None) -> dict[str, object] | None:
     return found
 
 
-def may_follow(operation: Operation, parent: PaymentExecution) -> bool:
+def may_follow(operation: Operation, parent: "Row") -> bool:
     """Whether *parent* is completed, and of a kind that is followed so."""
     of_refunds = {Operation.CHARGE, Operation.AUTHORIZE, Operation.CAPTURE}
     kinds = of_refunds if operation is Operation.REFUND else {Operation.AUTHORIZE}
-    return parent.status is ExecutionStatus.COMPLETED and parent.operation in kinds
+    return parent.status is ExecutionStatus.COMPLETED and parent.context.operation in kinds
+
+
+def asked_of(rows: "list[Row]", operations: set[Operation], parents: set[UUID | None]) -> int:
+    """What was asked of *parents* and has not failed."""
+    return sum(
+        one.amount
+        for one in rows
+        if one.context.operation in operations
+        and one.context.parent_execution_id in parents
+        and one.status is not ExecutionStatus.FAILED
+    )
 
 
 def seen_outcome(outcome: ClaimOutcome) -> tuple[ClaimVerdict, object]:
@@ -237,12 +248,29 @@ class Model:
         return ClaimVerdict.LIVE if is_first else ClaimVerdict.LIMIT
 
     def room_of_parent(self, context: PaymentContext) -> int:
-        others = self.of(context.payment_id)
-        parents = (one for one in others if one.execution_id == context.parent_execution_id)
-        parent = next(parents, None)
-        if parent is None:
+        """What the followed execution itself still gives, whatever the payment has left."""
+        rows = self.of(context.payment_id)
+        if context.operation in FIRST:
             return context.money.amount_minor
-        return available_of(parent, context.operation, others)
+        parent = next(one for one in rows if one.execution_id == context.parent_execution_id)
+        if context.operation is not Operation.REFUND:
+            ends = {Operation.CAPTURE, Operation.VOID}
+            return parent.amount - asked_of(rows, ends, {parent.execution_id})
+        own = parent.amount - asked_of(rows, {Operation.REFUND}, {parent.execution_id})
+        if parent.context.operation is Operation.CHARGE:
+            return own
+        is_root = parent.context.operation is Operation.AUTHORIZE
+        root = parent.execution_id if is_root else parent.context.parent_execution_id
+        captures = [
+            one
+            for one in rows
+            if one.context.operation is Operation.CAPTURE
+            and one.context.parent_execution_id == root
+            and one.status is ExecutionStatus.COMPLETED
+        ]
+        family = {root, *(one.execution_id for one in captures)}
+        captured = sum(one.amount for one in captures)
+        return min(own, captured - asked_of(rows, {Operation.REFUND}, family))
 
     def room(self, context: PaymentContext) -> int:
         sums = self.sums(context.payment_id)

@@ -127,9 +127,9 @@ class InMemoryExecutionStore:
                 return ClaimOutcome(ClaimVerdict.DUPLICATE, stored)
             head = self.payment(execution.tenant_id, execution.payment_id)
             refusal = _refusal(claim, head)
-            others = self.executions(execution.tenant_id, execution.payment_id)
-            if refusal is None and _exceeds_parent(execution, others):
-                refusal = ClaimVerdict.LIMIT
+            if refusal is None and execution.operation.follows_a_parent:
+                others = self.executions(execution.tenant_id, execution.payment_id)
+                refusal = ClaimVerdict.LIMIT if _exceeds_parent(execution, others) else None
             if refusal is not None:
                 return ClaimOutcome(refusal, self._in_the_way(execution, refusal))
             return ClaimOutcome(ClaimVerdict.CLAIMED, self._begin(claim, head))
@@ -639,9 +639,7 @@ def _refusal(claim: Claim, head: PaymentView | None) -> ClaimVerdict | None:
     return ClaimVerdict.LIMIT if context.operation.follows_a_parent else ClaimVerdict.LIVE
 
 
-def _exceeds_parent(
-    execution: PaymentExecution, executions: Sequence[PaymentExecution]
-) -> bool:
+def _exceeds_parent(execution: PaymentExecution, executions: Sequence[PaymentExecution]) -> bool:
     """Return whether more is asked than the execution that is followed has left."""
     parent_id = execution.context.parent_execution_id
     parent = next((one for one in executions if one.execution_id == parent_id), None)
