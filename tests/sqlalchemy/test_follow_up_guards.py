@@ -95,7 +95,7 @@ def typed(
     return {**parent, "execution_id": row["id"], "operation": operation, "amount_minor": minor}
 
 
-def refusal(desk: Desk, *asked: Any, **changes: object) -> str | None:
+def refusal(desk: Desk, *asked: Any, **changes: Any) -> str | None:
     with pytest.raises(psycopg.errors.CheckViolation) as caught:
         typed(desk.connection, *asked, **changes)
     return caught.value.diag.constraint_name
