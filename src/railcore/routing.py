@@ -12,7 +12,7 @@ Configuration that is ambiguous or leads nowhere is refused when it is loaded, w
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import attrs
 from typing_extensions import override
@@ -199,7 +199,7 @@ def narrowest(
     Currencies are as declared: they are narrowed for new payments.
     """
     allowed = frozenset[Operation]().union(*(can.operations for can in configured))
-    parts = {
+    parts: dict[str, Any] = {
         name: getattr(declared, name) and any(getattr(can, name) for can in configured)
         for name in _PARTS
     }
@@ -416,13 +416,11 @@ def _narrowed(
         )
         _refuse_wider(codes, currencies, f"{place}.currencies")
         currencies = codes
-    parts = {name: _part(declared, entry, name, place) for name in _PARTS}
+    parts: dict[str, Any] = {name: _part(declared, entry, name, place) for name in _PARTS}
     return attrs.evolve(declared, operations=operations, currencies=currencies, **parts)
 
 
-def _part(
-    declared: RouteCapabilities, entry: Mapping[str, object], name: str, place: str
-) -> bool:
+def _part(declared: RouteCapabilities, entry: Mapping[str, object], name: str, place: str) -> bool:
     is_offered: bool = getattr(declared, name)
     wanted = entry.get(name, is_offered)
     if not isinstance(wanted, bool):
