@@ -104,7 +104,24 @@ class DutyObserved:
     error: str
 
 
-Observed = RailObserved | ExecutionObserved | WebhookObserved | DutyObserved
+@attrs.frozen(kw_only=True)
+class EventParkedObserved:
+    """
+    No sink took an event: its payment waits for a person, others flow.
+
+    Attributes:
+        problem: What the sink said; card numbers masked.
+    """
+
+    name: ClassVar[str] = "billing.event.parked"
+    tenant_id: str
+    payment_id: str
+    seq: int
+    event_id: UUID
+    problem: str
+
+
+Observed = RailObserved | ExecutionObserved | WebhookObserved | DutyObserved | EventParkedObserved
 """Everything an observer can be told."""
 
 

@@ -17,6 +17,7 @@ Nothing here sleeps: ``RelayRun.pause_s`` says how long the caller had better wa
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from typing import Any, Final, TypeVar, cast
@@ -28,7 +29,8 @@ from railcore.clock import Deadline, SystemClock
 from railcore.delivery import BucketLease, FailedDelivery, OutboxEntry
 from railcore.errors import DeliveryError, InvalidValueError
 from railcore.flow import adrive, drive
-from railcore.ports import AsyncEventSink, AsyncOutbox, Clock, EventSink, Outbox
+from railcore.observability import EventParkedObserved
+from railcore.ports import AsyncEventSink, AsyncOutbox, Clock, EventSink, Observer, Outbox
 from railcore.procedures import Procedure, ask
 
 T = TypeVar("T")
@@ -132,6 +134,7 @@ class Relay:
         settings: Leases, batches and retries.
         clock: Injected time; the machine's by default.
         chance: Injected chance, for waits; the machine's by default.
+        observer: Is told of every event that is parked.
     """
 
     def __init__(
@@ -142,8 +145,9 @@ class Relay:
         *,
         clock: Clock | None = None,
         chance: Chance | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        self._relaying = _relaying(outbox, sink, settings, clock, chance, _one_by_one)
+        self._relaying = _relaying(outbox, sink, settings, clock, chance, observer, _one_by_one)
 
     def run(self) -> RelayRun:
         """
@@ -184,6 +188,7 @@ class AsyncRelay:
         gather: Runs awaitables side by side: ``asyncio.gather``.
         clock: Injected time; the machine's by default.
         chance: Injected chance, for waits; the machine's by default.
+        observer: Is told of every event that is parked.
     """
 
     def __init__(
@@ -195,6 +200,7 @@ class AsyncRelay:
         gather: Gather,
         clock: Clock | None = None,
         chance: Chance | None = None,
+        observer: Observer | None = None,
     ) -> None:
         settings = settings or RelaySettings()
         # The procedures are typed with the synchronous ports; _arun awaits what these return.
@@ -204,6 +210,7 @@ class AsyncRelay:
             settings,
             clock,
             chance,
+            observer,
             partial(_side_by_side, gather, settings.at_once),
         )
 
@@ -291,6 +298,7 @@ class _Relaying:
     settings: RelaySettings
     clock: Clock
     chance: Chance
+    observer: Observer | None
     together: Callable[[Sequence[Delivery]], Any]
     health: _SinkHealth = attrs.field(factory=_SinkHealth)
 
@@ -308,6 +316,7 @@ class _Relaying:
             lambda: self.outbox.acknowledge(lease, batch.taken, failed, settings.lease_s)
         )
         if is_held:
+            self._tell(failed)
             yield from ask(lambda: self.outbox.release(lease))
         return RelayRun(
             bucket=lease.bucket,
@@ -350,6 +359,14 @@ class _Relaying:
                 return batch.note(entry, DeliveryError(type(error).__name__))
             batch.taken.append(entry)
 
+    def _tell(self, failed: Sequence[FailedDelivery]) -> None:
+        observer = self.observer
+        if observer is not None:
+            for one in failed:
+                if one.is_parked:
+                    with suppress(Exception):
+                        observer.observe(_observed(one))
+
     def _judged(self, batch: _Batch) -> Sequence[FailedDelivery]:
         """Return what to do about failures, which count only while the sink takes others."""
         counts = bool(batch.taken) or not self.health.is_down
@@ -372,6 +389,17 @@ class _Relaying:
     def _pause_s(self) -> float:
         runs = self.health.runs_down
         return self.chance() * _doubled(_FIRST_PAUSE_S, runs, _LAST_PAUSE_S) if runs else 0.0
+
+
+def _observed(failed: FailedDelivery) -> EventParkedObserved:
+    event = failed.entry.event
+    return EventParkedObserved(
+        tenant_id=event.tenant_id,
+        payment_id=event.payment_id,
+        seq=event.seq,
+        event_id=event.event_id,
+        problem=failed.problem,
+    )
 
 
 def _payment(entry: OutboxEntry) -> tuple[str, str]:
@@ -416,6 +444,7 @@ def _relaying(  # noqa: PLR0917 - one place for the defaults of both colours
     settings: RelaySettings | None,
     clock: Clock | None,
     chance: Chance | None,
+    observer: Observer | None,
     together: Callable[[Sequence[Delivery]], Any],
 ) -> _Relaying:
     return _Relaying(
@@ -424,5 +453,6 @@ def _relaying(  # noqa: PLR0917 - one place for the defaults of both colours
         settings or RelaySettings(),
         clock or SystemClock(),
         chance or _machine_chance,
+        observer,
         together,
     )

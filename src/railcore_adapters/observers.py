@@ -15,7 +15,13 @@ import attrs
 from typing_extensions import override
 
 from railcore.failures import Certainty, FailureCategory, PaymentFailureCode
-from railcore.observability import DutyObserved, Observed, RailObserved, WebhookObserved
+from railcore.observability import (
+    DutyObserved,
+    EventParkedObserved,
+    Observed,
+    RailObserved,
+    WebhookObserved,
+)
 from railcore.redaction import masked
 
 __all__ = ["JsonFormatter", "LoggingObserver", "StructlogObserver", "fields_of", "level_of"]
@@ -35,7 +41,7 @@ def level_of(observed: Observed) -> int:
     """Return how loud to be: an error wants a person, a warning is a doubt or a waiting payer."""
     if isinstance(observed, RailObserved) and observed.error is not None:
         return logging.ERROR
-    if isinstance(observed, DutyObserved):
+    if isinstance(observed, DutyObserved | EventParkedObserved):
         return logging.ERROR
     if isinstance(observed, WebhookObserved):
         quiet = logging.WARNING if observed.verdict == "refused" else logging.INFO

@@ -11,6 +11,7 @@ import pytest
 from railcore.delivery import BucketLease, FailedDelivery, OutboxEntry
 from railcore.errors import DeliveryError, InvalidValueError, StoreError
 from railcore.events import BUCKETS, JournalEvent, bucket_of
+from railcore.observability import EventParkedObserved, Observed
 from railcore.relay import AsyncRelay, Relay, RelayRun, RelaySettings
 from railcore.testing.contracts.execution_store import TENANT
 from railcore.testing.contracts.outbox import neighbours, write
@@ -42,6 +43,17 @@ class InAsync:
         return asyncio.run(self.relay.drain())
 
 
+@attrs.frozen
+class Notes:
+    """An observer that breaks after it has taken note."""
+
+    told: list[Observed] = attrs.field(factory=list)
+
+    def observe(self, observed: Observed, /) -> None:
+        self.told.append(observed)
+        raise RuntimeError("the log is full")
+
+
 @attrs.define
 class Scene:
     """A store, its outbox, a sink and the relay between them."""
@@ -51,6 +63,7 @@ class Scene:
     clock: FakeClock = attrs.field(factory=FakeClock)
     sink: InMemorySink = attrs.field(factory=InMemorySink)
     chance: float = 1.0
+    notes: Notes = attrs.field(factory=Notes)
     store: InMemoryExecutionStore = attrs.field(init=False)
     outbox: InMemoryOutbox = attrs.field(init=False)
     relay: Relay | InAsync = attrs.field(init=False)
@@ -63,7 +76,14 @@ class Scene:
     def another(self, outbox: Any = None) -> Relay | InAsync:
         outbox, chance = outbox or self.outbox, lambda: self.chance
         if self.colour == "sync":
-            return Relay(outbox, self.sink, self.settings, clock=self.clock, chance=chance)
+            return Relay(
+                outbox,
+                self.sink,
+                self.settings,
+                clock=self.clock,
+                chance=chance,
+                observer=self.notes,
+            )
         return InAsync(
             AsyncRelay(
                 AsyncInMemoryOutbox(outbox),
@@ -72,6 +92,7 @@ class Scene:
                 gather=asyncio.gather,
                 clock=self.clock,
                 chance=chance,
+                observer=self.notes,
             )
         )
 
@@ -203,6 +224,20 @@ def test_poison_parks_its_payment_at_once_and_no_other(scene: Scene) -> None:
     assert scene.outbox.unpark(TENANT, one)
     assert scene.relay.drain() == 2
     assert scene.taken(one) == [1, 2, 3]
+
+
+def test_an_event_that_is_parked_is_told_of(scene: Scene) -> None:
+    scene.write("invoice-1", "invoice-2")
+    scene.sink.refuse = refusing("invoice-1", is_poison=True)
+
+    run = scene.relay.run()
+    while not run.is_idle:
+        run = scene.relay.run()
+
+    (told,) = scene.notes.told
+    assert isinstance(told, EventParkedObserved)
+    assert (told.tenant_id, told.payment_id, told.seq) == (TENANT, "invoice-1", 1)
+    assert told.problem == "not that one"
 
 
 def test_poison_is_parked_while_the_sink_takes_nothing_else(scene: Scene) -> None:

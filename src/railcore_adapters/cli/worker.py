@@ -98,14 +98,14 @@ class WorkerProcess:
             settings=WorkerSettings(at_once=self.at_once, default_limits=limits),
             duties=self.duties,
             apply_inbox=None if host.webhooks is None else host.payments.apply_inbox,
-            relay=None if sink is None else _relay(host, sink).run_once,
+            relay=None if sink is None else _relay(host, sink, self.observer).run_once,
             expire_holds=lambda: host.wallet.expire_holds(_HOLDS),
             observer=self.observer,
         )
 
 
-def _relay(host: Host, sink: AsyncEventSink) -> AsyncRelay:
-    return AsyncRelay(host.outbox, sink, gather=asyncio.gather)
+def _relay(host: Host, sink: AsyncEventSink, observer: Observer | None) -> AsyncRelay:
+    return AsyncRelay(host.outbox, sink, gather=asyncio.gather, observer=observer)
 
 
 def _owner() -> str:
