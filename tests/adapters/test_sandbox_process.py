@@ -119,7 +119,14 @@ def test_the_ledger_is_served_as_json(sandbox: Sandbox) -> None:
         caller.charge()
         caller.lookup()
         ledger = httpx.get(f"{sandbox.url}/ledger").json()
-    assert sorted(ledger) == ["charges", "double_charges", "lookups", "requests"]
+    assert sorted(ledger) == [
+        "charges",
+        "double_charges",
+        "double_movements",
+        "lookups",
+        "movements",
+        "requests",
+    ]
     assert ledger["double_charges"] == ["r-1"]
     assert [charge["id"] for charge in ledger["charges"]] == [
         charge.id for charge in sandbox.ledger.charges

@@ -61,6 +61,7 @@ SAMPLES: list[Any] = [
     HttpResponse(status=200),
     Deadline(1.0, lambda: 0.0),
     railcore.WebhookAccount(account="main", secrets=(railcore.Secret("whsec_1"),)),
+    railcore.RelaySettings(),
     railcore.WebhookSettings(),
     railcore.Webhooks(
         providers={}, accounts=FixedWebhookAccounts({}), inbox=InMemoryWebhookInbox(FakeClock())
@@ -70,6 +71,7 @@ TOLD = {
     railcore.RailObserved,
     railcore.ExecutionObserved,
     railcore.WebhookObserved,
+    railcore.RelayRun,
     railcore.WebhookReceipt,
     railcore.Discrepancy,
     railcore.NotedDiscrepancy,

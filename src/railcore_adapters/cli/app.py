@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Never
 
@@ -18,7 +19,6 @@ import click
 from railcore.errors import RailcoreError
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from uuid import UUID
 
     from rich.console import Console
@@ -411,6 +411,54 @@ def replay(*, what: str, database_url: str) -> None:
     click.echo(f"{count} deliveries are due again.")
     if not count:
         sys.exit(1)
+
+
+@main.group()
+def events() -> None:
+    """List payments whose events no sink takes, let them go on, and deliver events again."""
+
+
+@events.command(name="parked")
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+def parked_events(*, database_url: str, limit: int) -> None:
+    """Print payments that wait for a person, one JSON object a line, the longest parked first."""
+    with _starting():
+        from railcore_adapters.cli.events import as_json, open_outbox
+
+        with open_outbox(database_url) as outbox:
+            for one in outbox.parked(limit):
+                click.echo(json.dumps(as_json(one)))
+
+
+@events.command()
+@click.argument("tenant")
+@click.argument("payment")
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+def unpark(*, tenant: str, payment: str, database_url: str) -> None:
+    """Let a parked PAYMENT of TENANT go on at the event where it stopped."""
+    with _starting():
+        from railcore_adapters.cli.events import open_outbox
+
+        with open_outbox(database_url) as outbox:
+            was_parked = outbox.unpark(tenant, payment)
+    click.echo("It goes on." if was_parked else "No such payment is parked.")
+    if not was_parked:
+        sys.exit(1)
+
+
+@events.command(name="replay")
+@click.argument(
+    "since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
+)
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+def replay_events(*, since: datetime, database_url: str) -> None:
+    """Deliver every event since SINCE again, under the same ids; local time without a zone."""
+    with _starting():
+        from railcore_adapters.cli.events import replay as replayed
+
+        count = replayed(database_url, since)
+    click.echo(f"{count} events will be delivered again.")
 
 
 @main.group()

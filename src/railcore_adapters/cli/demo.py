@@ -18,12 +18,9 @@ import psycopg
 import sqlalchemy
 from psycopg import sql
 from rich.console import Console
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from railcore.errors import MisconfiguredError
 from railcore.execution import PaymentExecution
-from railcore.intake import Webhooks
-from railcore.ports import AsyncWebhookInbox
 from railcore.redaction import Secret
 from railcore.webhooks import WebhookAccount
 from railcore_adapters.cli.accounting import Charged
@@ -34,14 +31,12 @@ from railcore_adapters.cli.carry_out import RepeatCounter, Run
 from railcore_adapters.cli.configuration import read_configuration
 from railcore_adapters.cli.people import People, fill_wallets, told
 from railcore_adapters.cli.summary import Summary
-from railcore_adapters.cli.wiring import Host, Wishes, open_host
+from railcore_adapters.cli.wiring import Host, Wishes, open_host, stub_webhooks
 from railcore_adapters.credentials import FixedCredentials, FixedWebhookAccounts
 from railcore_adapters.embedded import open_database
 from railcore_adapters.sandbox import Sandbox
 from railcore_adapters.sandbox.webhooks import HOWS, SentWebhook
-from railcore_adapters.stub import StubWebhooks
 from railcore_sqlalchemy import schema
-from railcore_sqlalchemy.inbox import AsyncSqlWebhookInbox
 
 ROLE: Final = "railcore_app"
 RELAY_ROLE: Final = "railcore_relay"
@@ -100,7 +95,7 @@ class Demo:
             relay_role=None if database.role is None else RELAY_ROLE,
             observer=repeats,
             first_check_s=_FIRST_CHECK_S,
-            webhooks=partial(_webhooks_of, sandbox),
+            webhooks=partial(stub_webhooks, _accounts_of(sandbox)),
         )
         events = EventLog(self._say if self.shows_events else _nowhere)
         async with (
@@ -175,14 +170,10 @@ async def _announcing(sandbox: Sandbox, url: str) -> AsyncIterator[None]:
         webhooks.url = ""
 
 
-def _webhooks_of(sandbox: Sandbox, database: AsyncEngine) -> Webhooks[AsyncWebhookInbox]:
+def _accounts_of(sandbox: Sandbox) -> FixedWebhookAccounts:
     secrets = (Secret(sandbox.webhooks.secret),)
     accounts = [WebhookAccount(account=name, secrets=secrets) for name in sandbox.accounts]
-    return Webhooks(
-        providers={"stub": StubWebhooks()},
-        accounts=FixedWebhookAccounts({"stub": accounts}),
-        inbox=AsyncSqlWebhookInbox(database),
-    )
+    return FixedWebhookAccounts({"stub": accounts})
 
 
 def _nowhere(_: str) -> None:

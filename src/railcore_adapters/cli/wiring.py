@@ -26,6 +26,7 @@ from railcore.ports import (
     AsyncWebhookInbox,
     CredentialSource,
     Observer,
+    WebhookAccounts,
 )
 from railcore.rails.bank_transfer import BankTransferRail
 from railcore.rails.card_psp import CardPspRail
@@ -35,12 +36,13 @@ from railcore.rails.wallet import WalletRail
 from railcore.registry import PaymentRailRegistry
 from railcore.routing import ConfigDrivenRouteResolver, TimingBounds
 from railcore_adapters.cli.configuration import Configuration
-from railcore_adapters.stub import SANDBOX_TIMING, StubBank, StubGateway
+from railcore_adapters.stub import SANDBOX_TIMING, StubBank, StubGateway, StubWebhooks
 from railcore_adapters.transport_httpx import (
     AsyncHttpxTransport,
     BearerAuthorizer,
     TransportLimits,
 )
+from railcore_sqlalchemy.inbox import AsyncSqlWebhookInbox
 from railcore_sqlalchemy.outbox import AsyncSqlOutbox
 from railcore_sqlalchemy.schema import HOT_SETTINGS
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore
@@ -151,6 +153,23 @@ async def open_host(wishes: Wishes) -> AsyncIterator[Host]:
         await database.dispose()
 
 
+def stub_webhooks(accounts: WebhookAccounts, database: AsyncEngine) -> Webhooks[AsyncWebhookInbox]:
+    """Return what is needed to hear the sandbox's own news, kept in *database*."""
+    inbox = AsyncSqlWebhookInbox(database)
+    return Webhooks(providers={"stub": StubWebhooks()}, accounts=accounts, inbox=inbox)
+
+
+def accounts_of(configuration: Configuration, provider: str) -> set[tuple[str, str]]:
+    """Return the accounts of *provider* that routes lead to, each with the provider's name."""
+    routes = configuration.routes.get("routes", {})
+    entries = routes.values() if isinstance(routes, Mapping) else ()
+    return {
+        (provider, str(entry.get("account")))
+        for entry in entries
+        if isinstance(entry, Mapping) and entry.get("provider") == provider
+    }
+
+
 def make_rails(
     wishes: Wishes, transport: AsyncTransport, wallet: AsyncWalletRepository
 ) -> PaymentRailRegistry[AsyncRail]:
@@ -179,11 +198,8 @@ def check_credentials(wishes: Wishes) -> None:
     Raises:
         MisconfiguredError: There is none; the account is named.
     """
-    routes = wishes.configuration.routes.get("routes", {})
-    entries = routes.values() if isinstance(routes, Mapping) else ()
-    for entry in entries:
-        if isinstance(entry, Mapping) and entry.get("provider") == "stub":
-            wishes.credentials.secret("any", "stub", str(entry.get("account")))
+    for provider, account in sorted(accounts_of(wishes.configuration, "stub")):
+        wishes.credentials.secret("any", provider, account)
 
 
 _STUB_TIMING: Final = attrs.evolve(SANDBOX_TIMING, send_deadline_s=5.0, answer_timeout_s=4.0)

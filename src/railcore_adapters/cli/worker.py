@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -16,8 +17,8 @@ from railcore.budget import AccountLimits
 from railcore.ports import AsyncEventSink, Observer
 from railcore.relay import AsyncRelay
 from railcore_adapters.cli.configuration import read_configuration
-from railcore_adapters.cli.wiring import Host, Wishes, open_host
-from railcore_adapters.credentials import EnvironmentCredentials
+from railcore_adapters.cli.wiring import Host, Wishes, accounts_of, open_host, stub_webhooks
+from railcore_adapters.credentials import EnvironmentCredentials, EnvironmentWebhookAccounts
 from railcore_adapters.embedded import open_database
 from railcore_adapters.sinks import AsyncPrintedSink
 from railcore_adapters.worker import AsyncWorker, Duty, WorkerSettings
@@ -76,9 +77,11 @@ class WorkerProcess:
         return None
 
     def _wishes(self, url: str) -> Wishes:
+        configuration = read_configuration(self.routes)
+        accounts = EnvironmentWebhookAccounts(accounts_of(configuration, "stub"))
         return Wishes(
             database_url=url,
-            configuration=read_configuration(self.routes),
+            configuration=configuration,
             credentials=EnvironmentCredentials(),
             stub_url=self.stub_url,
             lease_s=self.lease_s,
@@ -86,6 +89,7 @@ class WorkerProcess:
             at_once=2 * self.at_once,
             owner=_owner(),
             recovery_since=self.recovery_since,
+            webhooks=partial(stub_webhooks, accounts),
             observer=self.observer,
         )
 

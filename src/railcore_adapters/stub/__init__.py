@@ -5,7 +5,7 @@ Clients of the sandbox: a card gateway and an open-banking client, told as flows
 >>> from railcore_adapters.stub import StubGateway
 >>> rail = CardPspRail(StubGateway("http://127.0.0.1:8000"))
 >>> rail.capabilities.supports_refund
-False
+True
 """
 
 from railcore_adapters.stub.provider import SANDBOX_TIMING, StubBank, StubGateway
