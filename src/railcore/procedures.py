@@ -158,12 +158,13 @@ class Procedures:
         """Claim many: for each what ``enqueue`` would have returned or raised."""
         planned: list[Plan | RailcoreError] = []
         for context in contexts:
-            planned.append((yield from self._planned(context, send_before)))
+            plan = yield from self._planned(context, send_before)
+            planned.append(plan)
         claims = [plan.claim for plan in planned if isinstance(plan, Plan)]
         outcomes = iter((yield from ask(lambda: self.store.claim_many(claims))))
         results: list[PaymentExecution | RailcoreError] = []
-        for context, plan in zip(contexts, planned, strict=True):
-            found = next(outcomes) if isinstance(plan, Plan) else plan
+        for context, each in zip(contexts, planned, strict=True):
+            found = next(outcomes) if isinstance(each, Plan) else each
             results.append((yield from self._enqueued(context, send_before, found)))
         return results
 

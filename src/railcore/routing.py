@@ -353,7 +353,7 @@ class ConfigDrivenRouteResolver:
 
     def _find(self, *asked: str) -> Resolution:
         trace = list[str]()
-        wanted = dict(zip(_MATCH_FIELDS, asked, strict=True))
+        wanted: dict[str, str] = dict(zip(_MATCH_FIELDS, asked, strict=True))
         for label, route in self._candidates(wanted):
             if route is not None:
                 trace.append(f"{label}: taken, {route}")

@@ -8,7 +8,7 @@ once, and only then read and applied. A provider's part is pure: it verifies and
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
@@ -45,7 +45,7 @@ def joined(headers: Headers) -> Mapping[str, str]:
     """
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     found: dict[str, str] = {}
-    for name, value in pairs:
+    for name, value in cast("Iterable[tuple[str, str]]", pairs):
         key = name.lower()
         found[key] = f"{found[key]}, {value}" if key in found else value
     return found

@@ -325,7 +325,9 @@ inbox = Table(
     _at("next_attempt_at", nullable=True),
     _at("settled_at", nullable=True),
     _text("problem", nullable=True),
-    PrimaryKeyConstraint("event_id", "account", "provider", "tenant_id", name="railcore_inbox_pkey"),
+    PrimaryKeyConstraint(
+        "event_id", "account", "provider", "tenant_id", name="railcore_inbox_pkey"
+    ),
     CheckConstraint("octet_length(body_sha256) = 32", name="inbox_hash_is_sha256"),
     CheckConstraint("state in ('received', 'applied', 'parked')", name="inbox_state_is_known"),
     CheckConstraint(
