@@ -87,7 +87,8 @@ def heard(
 ) -> Breaker:
     """Return the breaker after *answer*; None is an exception."""
     retry_after_s = None if answer is None else answer.retry_after_s
-    paused_until_s = None if retry_after_s is None else at_s + retry_after_s
+    asked = (breaker.paused_until_s, None if retry_after_s is None else at_s + retry_after_s)
+    paused_until_s = max((one for one in asked if one is not None), default=None)
     if answer is not None and not is_silence(answer):
         return Breaker(paused_until_s=paused_until_s)
     failures = breaker.failures + 1

@@ -16,6 +16,9 @@ import attrs
 from railcore import _checks
 from railcore.execution import Account
 
+_SPARED_S: Final = 0.2
+"""Tokens of less time than this are left to grow."""
+
 _NONE: Final[Mapping[Account, "AccountLimits"]] = MappingProxyType({})
 
 
@@ -69,7 +72,12 @@ class Budget:
         self._busy = Counter[Account]()
 
     def most(self, at_s: float) -> Mapping[Account, int]:
-        """Return how many executions of each known account may be taken up now."""
+        """
+        Return how many executions of each known account may be taken up now.
+
+        An account that has used up its tokens gets none until it has some worth taking: meanwhile
+        it is passed over, so that its backlog does not fill every look for work.
+        """
         known = {*self._limits, *self._buckets}
         return {account: self._room(account, at_s) for account in known}
 
@@ -88,9 +96,11 @@ class Budget:
         self._busy[account] -= 1
 
     def _room(self, account: Account, at_s: float) -> int:
+        limits = self._limits_of(account)
         tokens = int(self._bucket(account, at_s).tokens)
-        free = self._limits_of(account).at_once - self._busy[account]
-        return max(0, min(tokens, free))
+        if tokens < min(limits.burst, limits.per_second * _SPARED_S):
+            return 0
+        return max(0, min(tokens, limits.at_once - self._busy[account]))
 
     def _bucket(self, account: Account, at_s: float) -> Bucket:
         limits = self._limits_of(account)

@@ -8,6 +8,8 @@ date of the next try.
 """
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -55,6 +57,11 @@ Inbox_co = TypeVar("Inbox_co", covariant=True)
 
 _OURS: Final = (StoreError, InProgressError, OutcomeUnknownError)
 """Faults of ours: the delivery stays as it is and is tried again when its lease has run out."""
+
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.+\-])(?!1\d{12}(?!\d))\d{13,19}(?![\w.])')
+"""A text of JSON, or a bare number that could be a card's: no card of 13 digits begins with 1."""
+
+_WORD: Final = re.compile(r"[A-Za-z0-9_\-]+")
 
 _APPLIED: Final = Settlement(InboxState.APPLIED)
 
@@ -186,6 +193,8 @@ class Intake:
             problem = f"not applied now ({type(error).__name__})"
             self._tell("waiting", item.provider, item.account, item.event_id, problem)
             raise
+        except UnknownProviderError:  # this process is older, or younger, than the one that took it
+            settlement = self._wait(item, "its provider is not known to this process")
         except Exception as error:  # noqa: BLE001 - observed and kept; a person looks at it
             settlement = self._troubled(item, f"{type(error).__name__} while it was applied")
         yield from ask(lambda: self.webhooks.inbox.settle(item, settlement))
@@ -288,8 +297,26 @@ def _event_id(event_id: str | None, digest: bytes) -> str:
 
 
 def _safe(body: bytes) -> bytes:
-    """Return *body* with card numbers masked, all other bytes as they are."""
-    return masked(body.decode("latin-1")).encode("latin-1")
+    """
+    Return *body* with card numbers masked, all other bytes as they are.
+
+    JSON reads the same afterwards: references that only look like card numbers stay, and so do
+    dates in milliseconds; a number that is masked becomes a text.
+    """
+    text = body.decode("latin-1")
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return masked(text).encode("latin-1")
+    return _TOKEN.sub(_masked_token, text).encode("latin-1")
+
+
+def _masked_token(found: re.Match[str]) -> str:
+    token = found.group()
+    if not token.startswith('"'):
+        return token if masked(token) == token else f'"{masked(token)}"'
+    inner = token[1:-1]
+    return f'"{masked_reference(inner) if _WORD.fullmatch(inner) else masked(inner)}"'
 
 
 def intake_of(procedures: Procedures, webhooks: Webhooks[object] | None) -> Intake:

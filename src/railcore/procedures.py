@@ -229,11 +229,15 @@ class Procedures:
         return (yield from self._fold(execution.changed(lease=_NO_LEASE), lambda _: fact))
 
     def ask_about(self, execution: PaymentExecution) -> Procedure[bool]:
-        """Look up without the lease, and fold in what is found; whether anything is settled."""
+        """
+        Look up without the lease, and fold in what is found; whether anything is settled.
+
+        Silence settles nothing, not even about a finished execution: nobody looks at it again.
+        """
         result = yield from self._look_up(execution)
         fact = Fact(result=result, source=FactSource.LOOKUP, phase=execution.phase)
         yield from self.hear(execution, fact)
-        return tells(result) or not execution.is_open
+        return tells(result) or (result.is_absent and not execution.is_open)
 
     def get(self, tenant_id: str, execution_id: UUID) -> Procedure[PaymentExecution]:
         """Return an execution, or raise ``ExecutionNotFoundError``."""

@@ -24,7 +24,7 @@ from psycopg.errors import (
     InvalidSqlStatementName,
     error_from_result,
 )
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from railcore.errors import StoreError
@@ -167,7 +167,8 @@ def exchange(
     """Send *query* and read its rows, in the steps that ``connection.wait`` drives."""
     template, values = query.template, _encoded(query.parameters, known.encoding)
     pgconn = connection.pgconn
-    if prepare and template.prepared:
+    is_alone = pgconn.transaction_status == TransactionStatus.IDLE
+    if prepare and template.prepared and is_alone:  # a missing one would end a transaction
         if template.label not in known.labels:
             yield from _prepare(connection, known, template)
         pgconn.send_query_prepared(template.label, values, result_format=Format.BINARY)

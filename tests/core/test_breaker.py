@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from railcore.breaker import BreakerSettings, Traffic
+from railcore.breaker import Breaker, BreakerSettings, Traffic, heard
 from railcore.budget import AccountLimits, Budget
 from railcore.enums import PaymentRail, PendingReason
 from railcore.failures import PaymentFailureCode
@@ -156,3 +156,27 @@ def test_of_an_unknown_account_a_burst_is_taken() -> None:
 )
 def test_retry_after_is_read_in_both_forms(headers: dict[str, str], expected: float | None) -> None:
     assert retry_after_s(HttpResponse(status=429, headers=headers)) == expected
+
+
+def test_a_pause_that_was_asked_for_outlasts_other_answers() -> None:
+    settings = BreakerSettings()
+    limited = attrs.evolve(RailResult.failed(PaymentFailureCode.RATE_LIMITED), retry_after_s=60.0)
+    paused = heard(Breaker(), settings, limited, 100.0)
+
+    for answer in (RailResult.success("ch_1", Money(1, SAR)), None):
+        assert heard(paused, settings, answer, 101.0).paused_until_s == 160.0
+
+
+def test_an_account_that_is_used_up_is_passed_over_until_it_has_some_to_take() -> None:
+    budget = Budget(default=AccountLimits(at_once=32, per_second=50, burst=16))
+    for _ in range(16):
+        budget.begin(ACCOUNT, 0.0)
+
+    assert [budget.most(at_s)[ACCOUNT] for at_s in (0.02, 0.1, 0.2)] == [0, 0, 10]
+
+
+def test_a_slow_account_is_given_each_token_as_it_comes() -> None:
+    budget = Budget(default=AccountLimits(at_once=4, per_second=1, burst=1))
+    budget.begin(ACCOUNT, 0.0)
+
+    assert [budget.most(at_s)[ACCOUNT] for at_s in (0.5, 1.0)] == [0, 1]

@@ -21,7 +21,7 @@ from railcore.errors import (
 )
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
-from railcore.intake import Webhooks
+from railcore.intake import Webhooks, _safe
 from railcore.lifecycle import DiscrepancyKind
 from railcore.money import SAR, Money
 from railcore.observability import WebhookObserved
@@ -582,3 +582,32 @@ def test_a_thousand_deliveries_at_once_have_one_effect() -> None:
 
     assert verdicts == {WebhookVerdict.APPLIED: 1, WebhookVerdict.DUPLICATE: 999}
     assert hearing.get(execution).version == version + 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"reference": "RF18539007547034", "at": 1795000000004, "amount": 12.50}',
+        b'{"id": "ch4111111111111111", "note": "a \\"quoted\\" word"}',
+        b'{"id": "4f1e2d3c-5353-4535-b453-534535453453", "n": [1, -2, 3e5, null]}',
+    ],
+)
+def test_what_is_kept_reads_as_what_came(body: bytes) -> None:
+    assert json.loads(_safe(body)) == json.loads(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"card": "4111 1111 1111 1111"}',
+        b'{"said": "PAN:4111111111111111!"}',
+        b'{"card": 4111111111111111}',
+        b"card=4111111111111111",
+        b'{"card": "4111111111111111"',
+    ],
+)
+def test_what_is_kept_shows_no_card(body: bytes) -> None:
+    kept = _safe(body)
+
+    assert b"411111******1111" in kept
+    assert body.count(b"{") != body.count(b"}") or not body.startswith(b"{") or json.loads(kept)

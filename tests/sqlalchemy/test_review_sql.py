@@ -177,6 +177,7 @@ def test_a_discrepancy_starts_unresolved(desk: Desk) -> None:
     assert refused_always(desk, query).sqlstate == "RC002"
 
 
+@pytest.mark.usefixtures("own_sessions")
 def test_the_role_of_the_app_may_resolve_and_no_more(
     database_url: str, desk: Desk, noted: NotedDiscrepancy
 ) -> None:
