@@ -296,6 +296,8 @@ FORBIDDEN = [
     "2002:0a00:0007::1",
     "fc00::1",
     "fd00:ec2::254",
+    "192.88.99.1",
+    "3fff::1",
     "fe80::1",
     "fe80::1%eth0",
     "fec0::1",
@@ -339,7 +341,9 @@ def test_a_network_of_ones_own_is_allowed_on_demand() -> None:
         targets.checked("hooks.example", ["192.168.1.1"])
 
 
-@pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "fd00:ec2::254"])
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "fe80::1", "fd00:ec2::254", "fd20:ce::254", "fd00:ec2::23"]
+)
 def test_metadata_is_never_a_target(address: str) -> None:
     everything = Targets(origins=[], private_networks=["0.0.0.0/0", "::/0"], allows_loopback=True)
 

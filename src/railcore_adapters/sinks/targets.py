@@ -40,12 +40,22 @@ _METADATA: Final = frozenset(
             "169.254.169.254",  # AWS, Azure, Google and most others
             "169.254.170.2",  # AWS, tasks
             "fd00:ec2::254",  # AWS
+            "169.254.170.23",  # AWS, pods
+            "fd00:ec2::23",  # the same
+            "fd20:ce::254",  # Google
             "100.100.100.200",  # Alibaba
             "192.0.0.192",  # Oracle
             "168.63.129.16",  # Azure's host, a public address
         ),
     )
 )
+
+
+_NEVER: Final = (
+    ipaddress.ip_network("192.88.99.0/24"),  # 6to4 relays
+    ipaddress.ip_network("3fff::/20"),  # documentation
+)
+"""What Python calls public or not, depending on its patch level."""
 
 
 def _as_origins(origins: Iterable[str]) -> frozenset[str]:
@@ -117,6 +127,8 @@ class Targets:
 
     def _allows(self, address: Address) -> bool:
         if address in _METADATA or address.is_link_local:
+            return False
+        if any(address in one for one in _NEVER):
             return False
         if address.is_loopback:
             return self.allows_loopback

@@ -1,9 +1,13 @@
 -- Keep news that contradicts a finished execution: one row of verdict (recorded | duplicate | unknown), seq, at.
 -- The execution does not change; its payment's sequence moves by the event that tells.
-with h as materialized (
+-- The execution is locked before the head, as a change of state does, so that the event tells its status as it then is.
+with x as materialized (
+  select tenant_id, payment_id, status, rail, provider, idempotency_key from railcore_execution
+  where tenant_id = :tenant_id::text and payment_id = :payment_id::text and execution_id = :execution_id::uuid
+  for no key update
+), h as materialized (
   select p.seq + 1 as seq, x.status, x.rail, x.provider, x.idempotency_key
-  from railcore_payment p join railcore_execution x on x.tenant_id = p.tenant_id and x.payment_id = p.payment_id
-  where p.tenant_id = :tenant_id::text and p.payment_id = :payment_id::text and x.execution_id = :execution_id::uuid
+  from x join railcore_payment p on p.tenant_id = x.tenant_id and p.payment_id = x.payment_id
   for no key update of p
 ), d as (
   insert into railcore_discrepancy (
