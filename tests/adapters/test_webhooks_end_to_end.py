@@ -160,7 +160,7 @@ def test_a_charge_is_settled_by_its_webhook(shop: Shop, how: How) -> None:
     settled = shop.engine.get("acme", pending.execution_id)
     assert settled.status is ExecutionStatus.COMPLETED
     assert settled.settled_minor == 1200
-    assert shop.rows() == [("applied", 1)]
+    until(lambda: shop.rows() == [("applied", 1)])  # noted after the change is stored
     assert len(shop.engine.events("acme", "inv-k1")) == 3
     seen = {"forged": ["refused"], "other_body": ["conflict"], "twice": ["duplicate"]}
     assert set(seen.get(how, [])) <= set(shop.verdicts())
