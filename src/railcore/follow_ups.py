@@ -7,7 +7,7 @@ back more than was collected, money in doubt counted. And *doubt* (rule R6): whe
 another execution decides, the answer is neither yes nor no until that one is known.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -86,6 +86,29 @@ def check_follow_up(
     _check_limits(context, parent, payment, executions, others)
     _check_number(context, others, route)
     _check_parts(context, parent, executions, route)
+
+
+def check_contradicted(
+    context: PaymentContext, executions: Sequence[PaymentExecution], contradicted: Container[UUID]
+) -> None:
+    """
+    Check that no failed follow-up of the payment may have moved money after all.
+
+    Args:
+        contradicted: Executions with an open discrepancy about money.
+
+    Raises:
+        InDoubtError: One may have: people have to resolve that first.
+    """
+    doubtful = [
+        one
+        for one in executions
+        if one.execution_id in contradicted
+        and one.status is ExecutionStatus.FAILED
+        and one.operation.follows_a_parent
+    ]
+    if doubtful:
+        raise _in_doubt(context, doubtful)
 
 
 def _check_doubt(

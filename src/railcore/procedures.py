@@ -8,7 +8,7 @@ synchronous ones; ``AsyncPaymentEngine`` hands in the asynchronous twins and awa
 return.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -34,13 +34,15 @@ from railcore.errors import (
 from railcore.events import draft_discrepancy
 from railcore.execution import Lease, PaymentExecution
 from railcore.failures import PaymentFailureCode
+from railcore.follow_ups import check_contradicted
 from railcore.kernel import Kernel, Plan, Record, Resend, Wait, tells
-from railcore.lifecycle import Decision, Fact, FactSource, decide
+from railcore.lifecycle import Decision, DiscrepancyKind, Fact, FactSource, decide
 from railcore.observability import Observed, execution_observed, rail_observed
 from railcore.ports import ExecutionStore, OperatorDecided, OperatorDecision, Rail
 from railcore.protocol import Acquired, ClaimOutcome, ClaimVerdict, Due, Recording
 from railcore.registry import PaymentRailRegistry
 from railcore.results import RailResult
+from railcore.review import NotedDiscrepancy
 
 T = TypeVar("T")
 Call = Callable[[], Any]
@@ -311,6 +313,10 @@ class Procedures:
         executions = yield from ask(
             lambda: self.store.executions(context.tenant_id, context.payment_id)
         )
+        noted = yield from ask(
+            lambda: self.store.discrepancies_of(context.tenant_id, context.payment_id)
+        )
+        check_contradicted(context, executions, _contradicted(noted))
         return self.kernel.plan_follow_up(context, parent, payment, executions, send_before)
 
     def _send_again(self, execution: PaymentExecution) -> Procedure[PaymentExecution]:
@@ -450,6 +456,16 @@ class Procedures:
         if observer is not None:
             with suppress(Exception):
                 observer.observe(observed())
+
+
+def _contradicted(noted: Sequence[NotedDiscrepancy]) -> Container[UUID]:
+    """Return the executions of which money is in doubt until somebody resolves it."""
+    differs = DiscrepancyKind.FAILURE_DIFFERS
+    return {
+        one.execution_id
+        for one in noted
+        if one.execution_id is not None and one.is_open and one.discrepancy.kind is not differs
+    }
 
 
 def _judged(result: RailResult, execution: PaymentExecution, decision: OperatorDecision) -> Fact:

@@ -12,7 +12,9 @@ from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReaso
 from railcore.errors import (
     AlreadyResolvedError,
     DiscrepancyNotFoundError,
+    InDoubtError,
     InvalidValueError,
+    LimitExceededError,
     NoRemedyError,
     RailcoreError,
     UnsupportedOperationError,
@@ -633,7 +635,7 @@ def test_a_late_refund_is_adopted_but_not_given_back(host: Host) -> None:
     assert (adopted.operation, payment.refunded_minor) == (Operation.REFUND, 1250)
 
 
-def test_a_late_refund_beyond_what_was_collected_has_no_room(host: Host) -> None:
+def test_a_late_refund_stands_in_the_way_until_somebody_resolves_it(host: Host) -> None:
     charge = host.execute(context())
     asked = context(
         idempotency_key="refund-1",
@@ -644,6 +646,13 @@ def test_a_late_refund_beyond_what_was_collected_has_no_room(host: Host) -> None
     noted = tell(host, host.execute(asked), RailResult.success("re_1", ASKED))
     host.rail.answer = succeed
     again = attrs.evolve(asked, idempotency_key="refund-2")
-    assert host.execute(again).status is COMPLETED
+    sent = len(host.rail.sent)
 
-    assert "no room" in refused(host, noted, Remedy.ADOPT)
+    with pytest.raises(InDoubtError):
+        host.execute(again)
+    assert len(host.rail.sent) == sent
+
+    resolve(host, noted, Remedy.ADOPT)
+    with pytest.raises(LimitExceededError):
+        host.execute(again)
+    assert len(host.rail.sent) == sent
