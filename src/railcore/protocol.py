@@ -144,11 +144,13 @@ class Adoption:
             finds it unsent.
         recording: Completes it.
         refund: What gives the money back, to be sent once it is committed.
+        is_named: Whether its reference is the provider's own, under which it is booked once.
     """
 
     claim: Claim
     recording: Recording
     refund: Claim | None = None
+    is_named: bool = True
 
 
 @attrs.frozen(kw_only=True)
@@ -184,6 +186,7 @@ class ResolveVerdict(StrEnum):
     UNKNOWN = "unknown"
     MOVED = "moved"
     REFUSED = "refused"
+    BOOKED = "booked"
 
 
 @attrs.frozen
@@ -194,7 +197,7 @@ class ResolveOutcome:
     Attributes:
         verdict: ``resolved``; ``already``: somebody was quicker; ``unknown``: no such discrepancy;
             ``moved``: the execution has changed since, decide again; ``refused``: a limit or a key
-            is in the way.
+            is in the way; ``booked``: another execution has the same charge of the provider.
         noted: As stored, for ``resolved`` and ``already``.
     """
 

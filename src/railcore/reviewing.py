@@ -115,6 +115,9 @@ class Reviews(Procedures):
                 case ResolveVerdict.REFUSED, _:
                     problem = "the payment has no room for it, money in doubt counted"
                     raise NoRemedyError(discrepancy_id, remedy, problem)
+                case ResolveVerdict.BOOKED, _:
+                    problem = "what the provider calls by that reference is booked already"
+                    raise NoRemedyError(discrepancy_id, remedy, problem)
                 case _:
                     continue
         raise InProgressError(f"discrepancy {discrepancy_id}", _SOON)
@@ -221,10 +224,12 @@ class _Desk:
     def adoptions(self) -> tuple[Adoption, ...]:
         """Return the places where it may be booked, the debt itself first."""
         reference, money = self._money()
+        if reference is None and self.remedy is Remedy.REFUND:
+            raise self._no("the provider has not said what it calls the charge; adopt it")
         return tuple(self._adoption(one, reference) for one in self._contexts(money))
 
-    def _money(self) -> tuple[str, Money]:
-        """Return what the provider calls the money, and how much it is."""
+    def _money(self) -> tuple[str | None, Money]:
+        """Return what the provider calls the money, if it says, and how much it is."""
         found, received = self.noted.discrepancy, self.decision.received
         reference, money = self._claimed()
         if money is None and received is None:
@@ -236,7 +241,7 @@ class _Desk:
             raise self._no("no money came")
         if self.execution is not None and found.kind is not DiscrepancyKind.CURRENCY_DIFFERS:
             self._same_currency(taken, self.execution)
-        return reference or self.decision.evidence, taken
+        return reference, taken
 
     def _same_currency(self, money: Money, execution: PaymentExecution) -> None:
         if money.currency != execution.money.currency:
@@ -300,11 +305,12 @@ class _Desk:
         fits = money.currency == execution.money.currency
         return [asked, on_account] if fits else [on_account]
 
-    def _adoption(self, context: PaymentContext, reference: str) -> Adoption:
+    def _adoption(self, context: PaymentContext, reference: str | None) -> Adoption:
         why = f"adopted by {self.decision.actor}, for discrepancy {self.noted.discrepancy_id}"
         parent_ref = None if self.execution is None else self.execution.parent_ref
         claim = self._claim(context, adopting_id(self.noted.discrepancy_id), why, parent_ref)
-        fact = self._fact(RailResult.success(reference, context.money))
+        named = reference or self.decision.evidence
+        fact = self._fact(RailResult.success(named, context.money))
         change = decide(claim.execution, fact).change
         assert change is not None, "a success completes what is processing"  # noqa: S101 - narrows the type
         after = evolve(claim.execution, change)
@@ -313,7 +319,10 @@ class _Desk:
         )
         is_refund = self.remedy is Remedy.REFUND
         return Adoption(
-            claim=claim, recording=recording, refund=self._refund(after) if is_refund else None
+            claim=claim,
+            recording=recording,
+            refund=self._refund(after) if is_refund else None,
+            is_named=reference is not None,
         )
 
     def _refund(self, adopted: PaymentExecution) -> Claim:

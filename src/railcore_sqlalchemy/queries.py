@@ -74,6 +74,7 @@ _RESCHEDULE: Final = template("reschedule", writes=True, prepared=True)
 _DISCREPANCY: Final = template("discrepancy", writes=True)
 _ORPHAN: Final = template("orphan", writes=True)
 _RESOLVE: Final = template("resolve", writes=True)
+_BOOK_ADOPTED: Final = template("book_adopted", writes=True)
 _DISCREPANCY_LOCK: Final = template("discrepancy_lock", writes=True)
 _BEGIN: Final = template("begin")
 _COMMIT: Final = template("commit", writes=True)
@@ -273,8 +274,11 @@ def _resolve_inside(resolving: Resolving) -> Flow[ResolveOutcome]:
         return ResolveOutcome(ResolveVerdict.ALREADY, rows.noted_of(found[0]))
     if resolving.ends is not None and not (yield from _is_recorded(resolving.ends)):
         return ResolveOutcome(ResolveVerdict.MOVED)
-    if resolving.adoptions and not (yield from _adopt(resolving.adoptions)):
-        return ResolveOutcome(ResolveVerdict.REFUSED)
+    if resolving.adoptions:
+        if not (yield from _adopt(resolving.adoptions)):
+            return ResolveOutcome(ResolveVerdict.REFUSED)
+        if not (yield from _is_booked_once(resolving.adoptions[0])):
+            return ResolveOutcome(ResolveVerdict.BOOKED)
     yield _RESOLVE(rows.resolve_parameters(resolving))
     stored = yield _DISCREPANCY_BY_ID(name)
     return ResolveOutcome(ResolveVerdict.RESOLVED, rows.noted_of(stored[0]))
@@ -287,6 +291,15 @@ def _adopt(adoptions: Sequence[Adoption]) -> Flow[bool]:
             booked = yield from _is_recorded(adoption.recording)
             return booked and (adoption.refund is None or (yield from _is_claimed(adoption.refund)))
     return False
+
+
+def _is_booked_once(adoption: Adoption) -> Flow[bool]:
+    """Return whether nothing else has what the provider calls by this reference."""
+    if not adoption.is_named:
+        return True
+    execution = adoption.claim.execution
+    name = {"tenant_id": execution.tenant_id, "execution_id": str(execution.execution_id)}
+    return bool((yield _BOOK_ADOPTED(name)))
 
 
 def _is_claimed(claim: Claim) -> Flow[bool]:

@@ -656,3 +656,34 @@ def test_a_late_refund_stands_in_the_way_until_somebody_resolves_it(host: Host) 
     with pytest.raises(LimitExceededError):
         host.execute(again)
     assert len(host.rail.sent) == sent
+
+
+def test_one_charge_that_two_discrepancies_name_is_given_back_once(host: Host) -> None:
+    done = host.execute(context())
+    own = done.provider_ref
+    assert own is not None
+    engine: Any = host.engine
+    run(engine.note_orphan(attrs.evolve(ORPHAN, provider_ref="ch_2", money=ASKED)))
+    second = attrs.evolve(RailResult.success(own, ASKED), also=(RailResult.success("ch_2", ASKED),))
+    host.rail.lookup = lambda _: second
+    recheck(host, done)
+    host.rail.lookup = lambda _: RailResult.absent()
+    sent = len(host.rail.sent)
+
+    first, other = review(host).discrepancies
+    resolve(host, first, Remedy.REFUND)
+    for remedy in (Remedy.REFUND, Remedy.ADOPT):
+        assert "booked already" in refused(host, other, remedy)
+    assert len(host.rail.sent) == sent + 1
+
+
+def test_a_charge_that_is_booked_is_no_orphan_to_give_back(host: Host) -> None:
+    done = host.execute(context())
+    assert done.provider_ref is not None
+    engine: Any = host.engine
+    mistaken = attrs.evolve(ORPHAN, provider_ref=done.provider_ref, money=ASKED)
+    noted = run(engine.note_orphan(mistaken))
+    sent = len(host.rail.sent)
+
+    assert "booked already" in refused(host, noted, Remedy.REFUND)
+    assert len(host.rail.sent) == sent

@@ -26,12 +26,21 @@ def another(url: str, statement: str | None = None) -> Iterator[psycopg.Connecti
         connection.rollback()
 
 
+def await_who_waits(url: str) -> None:
+    """Return once a backend is seen to wait for a lock."""
+    with another(url) as watch:
+        _who_waits(watch)
+
+
 def terminate_who_waits(url: str) -> None:
     """End the first backend that is seen to wait for a lock."""
     with another(url) as watch:
-        for _ in range(200):
-            if row := watch.execute(WAITING).fetchone():
-                watch.execute("select pg_terminate_backend(%s)", row)
-                return
-            threading.Event().wait(0.02)
+        watch.execute("select pg_terminate_backend(%s)", _who_waits(watch))
+
+
+def _who_waits(watch: psycopg.Connection[Any]) -> Any:
+    for _ in range(200):
+        if row := watch.execute(WAITING).fetchone():
+            return row
+        threading.Event().wait(0.02)
     pytest.fail("nobody waited")

@@ -1,7 +1,10 @@
 """What SQL typed by hand cannot do to what people look at, nor the roles beyond their duties."""
 
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import attrs
 import psycopg
 import pytest
 import sqlalchemy
@@ -19,6 +22,7 @@ from railcore.testing.contracts.review import (
 )
 from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.stores import SqlExecutionStore
+from tests.sqlalchemy.bystander import another, await_who_waits
 from tests.sqlalchemy.desk import Desk
 
 
@@ -270,3 +274,39 @@ def test_a_hosts_transaction_takes_no_resolution(
         with pytest.raises(ValueError, match="a resolution has to be committed"):
             inside.resolve(resolving_of(noted))
     engine.dispose()
+
+
+@pytest.mark.usefixtures("own_sessions")
+def test_of_many_resolutions_that_adopt_one_charge_one_books_it(store: SqlExecutionStore) -> None:
+    orphans = [attrs.evolve(ORPHAN, provider_ref=f"told_as_{number}") for number in range(4)]
+    for orphan in orphans:
+        store.note_orphan(orphan, draft_orphan(orphan))
+    resolvings = [
+        resolving_of(one, Remedy.ADOPT, adoptions=(adoption_of(one, one.payment_id),))
+        for one in store.list_discrepancies(TENANT, 10)
+    ]
+
+    with ThreadPoolExecutor(len(resolvings)) as pool:
+        verdicts = Counter(one.verdict for one in pool.map(store.resolve, resolvings))
+
+    assert verdicts == {ResolveVerdict.RESOLVED: 1, ResolveVerdict.BOOKED: 3}
+
+
+@pytest.mark.usefixtures("own_sessions")
+def test_a_charge_that_somebody_is_just_booking_is_waited_for(
+    database_url: str, store: SqlExecutionStore
+) -> None:
+    store.note_orphan(ORPHAN, draft_orphan(ORPHAN))
+    (noted,) = store.list_discrepancies(TENANT, 10)
+    resolving = resolving_of(noted, Remedy.ADOPT, adoptions=(adoption_of(noted, noted.payment_id),))
+    other = claim(store, asked("k1"))
+    adopted = resolving.adoptions[0].recording.after
+    row = (TENANT, adopted.provider, adopted.account, adopted.provider_ref, other.execution_id)
+
+    with another(database_url, "select 1") as rival, ThreadPoolExecutor(1) as pool:
+        rival.execute("insert into railcore_reference values (%s, %s, %s, %s, %s, now())", row)
+        begun = pool.submit(store.resolve, resolving)
+        await_who_waits(database_url)
+        rival.commit()
+        assert begun.result().verdict is ResolveVerdict.BOOKED
+    assert store.get(TENANT, adopted.execution_id) is None

@@ -331,9 +331,13 @@ class InMemoryExecutionStore:
             before["_events"] = {name: list(told) for name, told in self._events.items()}
             if resolving.ends is not None and self.record(resolving.ends) is None:
                 return ResolveOutcome(ResolveVerdict.MOVED)
-            if resolving.adoptions and not self._adopt(resolving.adoptions):
-                vars(self).update(before)
-                return ResolveOutcome(ResolveVerdict.REFUSED)
+            if resolving.adoptions:
+                if not self._adopt(resolving.adoptions):
+                    vars(self).update(before)
+                    return ResolveOutcome(ResolveVerdict.REFUSED)
+                if not self._is_booked_once(resolving.adoptions[0]):
+                    vars(self).update(before)
+                    return ResolveOutcome(ResolveVerdict.BOOKED)
             return ResolveOutcome(ResolveVerdict.RESOLVED, self._resolved(stored, resolving))
 
     def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
@@ -397,6 +401,18 @@ class InMemoryExecutionStore:
                     self.claim(adoption.refund)
                 return True
         return False
+
+    def _is_booked_once(self, adoption: Adoption) -> bool:
+        execution, wanted = adoption.claim.execution, adoption.recording.after.provider_ref
+        alike = [
+            one
+            for one in self._executions.values()
+            if one.status is ExecutionStatus.COMPLETED
+            and one.provider_ref == wanted
+            and (one.tenant_id, one.provider, one.account, one.operation)
+            == (execution.tenant_id, execution.provider, execution.account, execution.operation)
+        ]
+        return not adoption.is_named or len(alike) == 1
 
     def _resolved(self, noted: NotedDiscrepancy, resolving: Resolving) -> NotedDiscrepancy:
         resolved = Resolved(
