@@ -7,7 +7,7 @@ next.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
@@ -133,7 +133,7 @@ class PaymentEngine:
             StoreError: The claim failed; where it may have been committed, retry with the same key.
             MisconfiguredError: The store cannot write in a host's transaction.
         """
-        before = send_before or self._send_before()
+        before = send_before or self._procedures.kernel.send_before()
         return _run(self._joined(connection).enqueue(context, before))
 
     def enqueue_many(
@@ -154,7 +154,7 @@ class PaymentEngine:
             MisconfiguredError: The store cannot write in a host's transaction.
         """
         procedures = self._joined(connection)
-        before = send_before or self._send_before()
+        before = send_before or self._procedures.kernel.send_before()
         results: list[PaymentExecution | RailcoreError] = []
         for some in _batches(contexts, _MANY):
             results += _run(procedures.enqueue_many(some, before))
@@ -366,10 +366,6 @@ class PaymentEngine:
         kernel = self._procedures.kernel
         return kernel.traffic.resting(kernel.clock.monotonic())
 
-    def _send_before(self) -> datetime:
-        kernel = self._procedures.kernel
-        return kernel.clock.now() + timedelta(seconds=kernel.settings.send_within_s)
-
     def _joined(self, connection: Any) -> Procedures:
         return _within(self._procedures, connection)
 
@@ -463,7 +459,7 @@ class AsyncPaymentEngine:
             StoreError: The claim failed; where it may have been committed, retry with the same key.
             MisconfiguredError: The store cannot write in a host's transaction.
         """
-        before = send_before or self._send_before()
+        before = send_before or self._procedures.kernel.send_before()
         return await _arun(self._joined(connection).enqueue(context, before))
 
     async def enqueue_many(
@@ -484,7 +480,7 @@ class AsyncPaymentEngine:
             MisconfiguredError: The store cannot write in a host's transaction.
         """
         procedures = self._joined(connection)
-        before = send_before or self._send_before()
+        before = send_before or self._procedures.kernel.send_before()
         results: list[PaymentExecution | RailcoreError] = []
         for some in _batches(contexts, _MANY):
             results += await _arun(procedures.enqueue_many(some, before))
@@ -695,10 +691,6 @@ class AsyncPaymentEngine:
         """Return accounts that are left alone just now, and for how many seconds more."""
         kernel = self._procedures.kernel
         return kernel.traffic.resting(kernel.clock.monotonic())
-
-    def _send_before(self) -> datetime:
-        kernel = self._procedures.kernel
-        return kernel.clock.now() + timedelta(seconds=kernel.settings.send_within_s)
 
     def _joined(self, connection: Any) -> Procedures:
         return _within(self._procedures, connection)

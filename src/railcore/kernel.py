@@ -306,6 +306,10 @@ class Kernel:
             return None
         return min(self.next_check_s(execution, result.retry_after_s), left_s)
 
+    def send_before(self) -> datetime:
+        """Return until when what is enqueued now may be sent, where nobody says otherwise."""
+        return self.clock.now() + timedelta(seconds=self.settings.send_within_s)
+
     def send_left_s(self, execution: PaymentExecution) -> float | None:
         """Return for how many seconds enqueued work may still be sent; None for other work."""
         if execution.send_before is None:

@@ -7,7 +7,7 @@ room; otherwise it becomes a payment of its own, money on account. A refund acts
 and goes the usual way; it is claimed together with the resolution, so that no crash forgets it.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -308,7 +308,8 @@ class _Desk:
     def _adoption(self, context: PaymentContext, reference: str | None) -> Adoption:
         why = f"adopted by {self.decision.actor}, for discrepancy {self.noted.discrepancy_id}"
         parent_ref = None if self.execution is None else self.execution.parent_ref
-        claim = self._claim(context, adopting_id(self.noted.discrepancy_id), why, parent_ref)
+        name = adopting_id(self.noted.discrepancy_id)
+        claim = self._claim(context, name, why, parent_ref, send_before=None)
         named = reference or self.decision.evidence
         fact = self._fact(RailResult.success(named, context.money))
         change = decide(claim.execution, fact).change
@@ -339,10 +340,17 @@ class _Desk:
             parent_execution_id=adopted.execution_id,
         )
         refund_id, why = refunding_id(self.noted.discrepancy_id), "the parent's route"
-        return self._claim(context, refund_id, why, adopted.provider_ref)
+        send_before = self.kernel.send_before()
+        return self._claim(context, refund_id, why, adopted.provider_ref, send_before=send_before)
 
     def _claim(
-        self, context: PaymentContext, execution_id: UUID, why: str, parent_ref: str | None
+        self,
+        context: PaymentContext,
+        execution_id: UUID,
+        why: str,
+        parent_ref: str | None,
+        *,
+        send_before: datetime | None,
     ) -> Claim:
         rail, provider, account, mode = self._route()
         execution = PaymentExecution(
@@ -353,6 +361,7 @@ class _Desk:
             account=account,
             mode=mode,
             parent_ref=parent_ref,
+            send_before=send_before,
         )
         settings: EngineSettings = self.kernel.settings
         return Claim(

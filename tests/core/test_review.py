@@ -21,7 +21,7 @@ from railcore.errors import (
 )
 from railcore.events import EventType, draft_discrepancy
 from railcore.execution import PaymentExecution
-from railcore.failures import PaymentFailureCode
+from railcore.failures import DefiniteFailureCode, PaymentFailureCode
 from railcore.lifecycle import DiscrepancyKind, decide
 from railcore.money import SAR, USD, Money
 from railcore.ports import OperatorDecision
@@ -393,6 +393,22 @@ def test_a_refund_that_is_asked_twice_is_sent_once(host: Host) -> None:
     resolve(host, noted, Remedy.REFUND)
 
     assert len(host.rail.sent) == 2
+
+
+@pytest.mark.parametrize(
+    "code", [PaymentFailureCode.RATE_LIMITED, PaymentFailureCode.NETWORK_ERROR], ids=str
+)
+def test_a_refund_that_is_refused_before_it_is_sent_is_tried_again(
+    host: Host, code: DefiniteFailureCode
+) -> None:
+    noted = late_success(host)
+    host.rail.answer = lambda _: RailResult.failed(code)
+    resolve(host, noted, Remedy.REFUND)
+    (refund,) = host.store.open_executions(10)
+    assert refund.execution_id == refunding_id(noted.discrepancy_id)
+
+    host.rail.answer = succeed
+    assert host.refresh_later(refund).status is COMPLETED
 
 
 def test_a_crash_before_the_refund_is_sent_forgets_nothing(host: Host) -> None:
