@@ -176,7 +176,9 @@ def resolution(
     resolving_id: UUID | None = None
     ends: Recording | None = None
     adoptions: tuple[Adoption, ...] = ()
-    if remedy is not Remedy.ACCEPTED:
+    if remedy is Remedy.ACCEPTED:
+        _check_is_known(noted, execution)
+    else:
         desk = _Desk(kernel, noted, execution, remedy, decision)
         resolving_id, ends, adoptions = desk.resolving_id, desk.ends(), desk.adoptions()
     actor, evidence = decision.actor, decision.evidence
@@ -190,6 +192,13 @@ def resolution(
         ends=ends,
         adoptions=adoptions,
     )
+
+
+def _check_is_known(noted: NotedDiscrepancy, execution: PaymentExecution | None) -> None:
+    """Refuse to close the only list that shows an execution which is in doubt for its sake."""
+    if execution is not None and execution.is_in_doubt:
+        problem = f"execution {execution.execution_id} is in doubt; adopt or refund what came"
+        raise NoRemedyError(noted.discrepancy_id, Remedy.ACCEPTED, problem)
 
 
 @attrs.frozen

@@ -478,12 +478,13 @@ def test_another_currency_goes_on_account(host: Host) -> None:
     assert adopted.payment_id == f"unapplied-{noted.discrepancy_id.hex}"
 
 
-def test_accepting_another_amount_leaves_the_doubt_open(host: Host) -> None:
+def test_what_is_in_doubt_is_not_taken_off_the_list(host: Host) -> None:
     noted = another_amount(host, Money(1000, SAR))
 
-    resolve(host, noted, Remedy.ACCEPTED)
+    assert "is in doubt" in refused(host, noted, Remedy.ACCEPTED)
 
     assert host.find(context()).is_open
+    assert only(host) == noted
 
 
 def test_an_execution_that_moves_meanwhile_is_decided_again(host: Host) -> None:
