@@ -161,12 +161,15 @@ class Intake:
         accounts = self.webhooks.accounts.accounts(provider, account)
         delivery = Delivery(provider=provider, headers=joined(headers), body=body)
         refused = WebhookRefusedError(provider, f"no account {account or ''} is known".strip())
+        misconfigured: MisconfiguredError | None = None
         for one in accounts:
             try:
                 return _item(delivery, one, self._verify(verifier, delivery, one))
             except WebhookRefusedError as error:
                 refused = WebhookRefusedError(provider, error.problem)
-        raise refused
+            except MisconfiguredError as error:  # ours to mend, and no other account's trouble
+                misconfigured = error
+        raise misconfigured or refused
 
     def _verify(
         self, verifier: WebhookProvider, delivery: Delivery, account: WebhookAccount

@@ -611,3 +611,24 @@ def test_what_is_kept_shows_no_card(body: bytes) -> None:
 
     assert b"411111******1111" in kept
     assert body.count(b"{") != body.count(b"}") or not body.startswith(b"{") or json.loads(kept)
+
+
+def test_a_secret_that_is_none_spoils_no_other_account(
+    hearing: Hearing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = type(hearing.provider).verify
+
+    def verify(provider: Any, delivery: Any, secrets: Sequence[Secret], now: datetime, /) -> Any:
+        if tuple(secrets) == (OLD_KEY,):
+            raise MisconfiguredError("webhook secret", "it is none", "Set another")
+        return honest(provider, delivery, secrets, now)
+
+    execution = hearing.in_doubt()
+    monkeypatch.setattr(type(hearing.provider), "verify", verify)
+    good = hearing.accounts.known.pop("main")
+    hearing.accounts.known["broken"] = WebhookAccount(account="broken", secrets=(OLD_KEY,))
+    with pytest.raises(MisconfiguredError):
+        hearing.hear(of(execution, "success"))
+
+    hearing.accounts.known["main"] = good
+    assert hearing.hear(of(execution, "success")).verdict is WebhookVerdict.APPLIED

@@ -121,7 +121,9 @@ class Bench:
         return [one for one in found if isinstance(one, PaymentExecution)]
 
     def ask(self, query: Any, *values: Any) -> Any:
-        with psycopg.connect(conninfo(self.url), autocommit=True) as connection:
+        with psycopg.connect(
+            conninfo(self.url), autocommit=True, prepare_threshold=None
+        ) as connection:
             return connection.execute(query, values or None).fetchone()
 
     def row(self, execution: PaymentExecution) -> PaymentExecution:
@@ -202,7 +204,9 @@ class Overdue(threading.Thread):
             select coalesce(max(extract(epoch from now() - lease_until)), 0)::float8
             from railcore_execution where next_check_at <= now() and lease_until < now()
         """
-        with psycopg.connect(conninfo(self._url), autocommit=True) as connection:
+        with psycopg.connect(
+            conninfo(self._url), autocommit=True, prepare_threshold=None
+        ) as connection:
             while not self.stopping.wait(0.05):
                 row = connection.execute(asked).fetchone()
                 assert row is not None
@@ -378,7 +382,9 @@ def test_a_worker_that_is_told_to_stop_gives_back_what_it_holds(bench: Bench) ->
 
 def test_after_a_day_without_workers_the_oldest_come_first_and_no_faster(bench: Bench) -> None:
     queued = bench.enqueue(*(f"pay-{number:03}" for number in range(120)), token="visa")
-    with psycopg.connect(conninfo(bench.url), autocommit=True) as connection:
+    with psycopg.connect(
+        conninfo(bench.url), autocommit=True, prepare_threshold=None
+    ) as connection:
         connection.execute(
             "update railcore_execution set next_check_at = now() - interval '24 hours'"
             " + right(payment_id, 3)::int * interval '10 minutes'"
