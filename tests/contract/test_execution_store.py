@@ -1,10 +1,6 @@
 """Both execution stores, in both colours, keep the promises of the port."""
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy
@@ -17,20 +13,7 @@ from railcore.testing.memory import AsyncInMemoryExecutionStore, InMemoryExecuti
 from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
 from tests.conftest import fresh_database
-
-
-@contextmanager
-def event_loop() -> Iterator["asyncio.AbstractEventLoop"]:
-    """A running event loop in a thread of its own, for callers that block."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+from tests.contract.loops import Blocking, event_loop
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +31,6 @@ def clean_url(own_database: str) -> str:
         schema.install(connection)
     engine.dispose()
     return own_database
-
-
-class Blocking:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def __call__(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
 
 class TestInMemory(ExecutionStoreContract):

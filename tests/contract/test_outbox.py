@@ -16,7 +16,7 @@ from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.outbox import AsyncSqlOutbox, SqlOutbox
 from railcore_sqlalchemy.stores import SqlExecutionStore
 from tests.conftest import fresh_database
-from tests.contract.test_execution_store import Blocking, event_loop
+from tests.contract.loops import Blocking, event_loop
 
 AS_RELAY = {"connect_args": {"options": "-c role=railcore_relay -c lock_timeout=500ms"}}
 

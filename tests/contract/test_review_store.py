@@ -12,7 +12,8 @@ from railcore.testing.contracts.execution_store import awaited
 from railcore.testing.contracts.review import ReviewStoreContract
 from railcore.testing.memory import AsyncInMemoryExecutionStore, InMemoryExecutionStore
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
-from tests.contract.test_execution_store import Blocking, clean_url, event_loop, own_database
+from tests.contract.loops import Blocking, event_loop
+from tests.contract.test_execution_store import clean_url, own_database
 
 __all__ = ["clean_url", "own_database"]  # fixtures
 

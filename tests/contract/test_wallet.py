@@ -1,10 +1,6 @@
 """Every wallet keeps the same promises, in memory and on PostgreSQL, in both colours."""
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 import sqlalchemy
@@ -12,28 +8,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from railcore.clock import SystemClock
 from railcore.ports import WalletRepository
-from railcore.testing.contracts.wallet import Blocking, Run, WalletRepositoryContract
+from railcore.testing.contracts.wallet import Blocking, WalletRepositoryContract
 from railcore.testing.wallet import AsyncInMemoryWalletRepository, InMemoryWalletRepository
 from railcore_sqlalchemy.wallet import AsyncSqlWalletRepository, SqlWalletRepository
 from tests.conftest import fresh_database
-
-
-@contextmanager
-def running_loop() -> Iterator[Run]:
-    """A loop in a thread of its own, so that many threads can have their coroutines run at once."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
-
-    try:
-        yield run
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+from tests.contract import loops
 
 
 class TestInMemory(WalletRepositoryContract):
@@ -45,8 +24,8 @@ class TestInMemory(WalletRepositoryContract):
 class TestAsyncInMemory(WalletRepositoryContract):
     @pytest.fixture
     def repository(self) -> Iterator[WalletRepository]:
-        with running_loop() as run:
-            yield Blocking(AsyncInMemoryWalletRepository(SystemClock()), run)
+        with loops.event_loop() as loop:
+            yield Blocking(AsyncInMemoryWalletRepository(SystemClock()), loops.Blocking(loop))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +46,8 @@ class TestOnPostgres(WalletRepositoryContract):
 class TestAsyncOnPostgres(WalletRepositoryContract):
     @pytest.fixture
     def repository(self, wallet_url: str) -> Iterator[WalletRepository]:
-        with running_loop() as run:
+        with loops.event_loop() as loop:
+            run = loops.Blocking(loop)
             engine = create_async_engine(wallet_url)
             yield Blocking(AsyncSqlWalletRepository(engine), run)
             run(engine.dispose())

@@ -11,7 +11,7 @@ from railcore.ports import WebhookInbox
 from railcore.testing.contracts.webhook_inbox import WebhookInboxContract, awaited
 from railcore.testing.inbox import AsyncInMemoryWebhookInbox, InMemoryWebhookInbox
 from railcore_sqlalchemy.inbox import AsyncSqlWebhookInbox, SqlWebhookInbox
-from tests.contract.test_execution_store import Blocking, event_loop
+from tests.contract.loops import Blocking, event_loop
 
 
 class TestInMemory(WebhookInboxContract):

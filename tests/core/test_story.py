@@ -315,7 +315,7 @@ def test_no_story_holds_what_could_be_a_card_or_a_secret(host: Host) -> None:
     execution = host.execute(asked)
     (noted,) = review.review(host).discrepancies
     review.resolve(
-        host, noted, Remedy.ACCEPTED, OperatorDecision(actor=card, evidence=f"slip {card}"[5:])
+        host, noted, Remedy.ADOPT, OperatorDecision(actor=card, evidence=f"slip {card}"[5:])
     )
 
     story = explain(host, execution)
