@@ -68,14 +68,23 @@ class RawServer:
 
     def wait_for(self, needle: bytes) -> None:
         """Wait until *needle* has arrived."""
-        until = time.monotonic() + 5
-        while not self.count(needle):
-            assert time.monotonic() < until, f"{needle!r} did not arrive"
-            time.sleep(0.01)
+        _wait(lambda: self.count(needle) > 0, f"{needle!r} did not arrive")
+
+    def peer(self, number: int = 0) -> Peer:
+        """Return a connection, waited for: the client may be done before it is accepted here."""
+        _wait(lambda: len(self.peers) > number, f"connection {number} was not made")
+        return self.peers[number]
 
     def count(self, needle: bytes) -> int:
         """How often *needle* arrived, on whatever connection."""
         return sum(octets.count(needle) for octets in self.received)
+
+
+def _wait(is_so: Callable[[], bool], problem: str) -> None:
+    until = time.monotonic() + 5
+    while not is_so():
+        assert time.monotonic() < until, problem
+        time.sleep(0.01)
 
 
 @contextmanager

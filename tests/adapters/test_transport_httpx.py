@@ -148,8 +148,8 @@ def test_a_deadline_that_passes_while_connecting_lets_nothing_out(colour: Colour
 
         assert isinstance(error, SendDeadlinePassed)
         assert error.may_have_left is False
+        assert server.peer().closed.wait(5)
         assert len(server.peers) == 1
-        assert server.peers[0].closed.wait(5)
         assert server.received == [b""]
 
 
@@ -322,7 +322,7 @@ def test_a_connection_that_the_server_closed_meanwhile_is_not_used(colour: Colou
 
     with raw_server(once) as server:
         answers = colour.send(
-            pay(server), pay(server), between=lambda: wait_for(server.peers[0].closed)
+            pay(server), pay(server), between=lambda: wait_for(server.peer().closed)
         )
 
         assert [answer.status for answer in answers] == [200, 200]
