@@ -221,7 +221,7 @@ def test_a_body_at_the_limit_is_taken(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("length", ["", None], ids=["announced", "chunked"])
-def test_a_body_over_the_limit_is_cut_off(caller: Caller, length: str | None) -> None:
+def test_wh9_a_body_over_the_limit_is_cut_off(caller: Caller, length: str | None) -> None:
     assert caller.post(body=b"a" * (4 * BODY_LIMIT), length=length) == 413
     assert all(one != "applied" and one[0] != "stub" for one in caller.engine.log)
 
@@ -237,7 +237,7 @@ def test_a_length_that_is_none_is_malformed(caller: Caller, length: str) -> None
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity, gzip"])
-def test_what_is_compressed_is_not_unpacked(caller: Caller, encoding: str) -> None:
+def test_wh9_what_is_compressed_is_not_unpacked(caller: Caller, encoding: str) -> None:
     assert caller.post(headers=[("Content-Encoding", encoding)]) == 415
     assert caller.post(headers=[("Content-Encoding", "Identity")]) == 200
 

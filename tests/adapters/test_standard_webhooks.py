@@ -42,7 +42,7 @@ def test_the_prefix_of_a_secret_may_be_missing() -> None:
     assert verify([bare], signed(), BODY, NOW) == "msg_1"
 
 
-def test_two_secrets_overlap_while_one_follows_the_other() -> None:
+def test_wh7_two_secrets_overlap_while_one_follows_the_other() -> None:
     for secret in (SECRET, OTHER):
         assert verify([OTHER, SECRET], signed(secret), BODY, NOW) == "msg_1"
     with pytest.raises(WebhookRefusedError):
@@ -94,13 +94,13 @@ def test_another_body_id_or_time_does_not_fit() -> None:
         ("webhook-signature", " ".join(["v1,AAAA"] * 40)),
     ],
 )
-def test_a_malformed_header_is_refused(name: str, value: str) -> None:
+def test_wh5_a_malformed_header_is_refused(name: str, value: str) -> None:
     with pytest.raises(WebhookRefusedError, match=f"header {name}"):
         verify([SECRET], {**signed(), name: value}, BODY, NOW)
 
 
 @pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_a_missing_or_doubled_header_is_refused(name: str) -> None:
+def test_wh5_a_missing_or_doubled_header_is_refused(name: str) -> None:
     headers = signed()
     with pytest.raises(WebhookRefusedError, match="doubled"):
         verify([SECRET], {**headers, name.upper(): headers[name]}, BODY, NOW)
@@ -110,7 +110,7 @@ def test_a_missing_or_doubled_header_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(("late_s", "problem"), [(301, "too old"), (-301, "from the future")])
-def test_a_message_from_another_time_is_refused(late_s: int, problem: str) -> None:
+def test_wh6_a_message_from_another_time_is_refused(late_s: int, problem: str) -> None:
     with pytest.raises(WebhookRefusedError, match=problem):
         verify([SECRET], signed(), BODY, NOW + timedelta(seconds=late_s))
 
@@ -146,6 +146,6 @@ def test_what_everybody_would_refuse_is_not_signed(message_id: str, at: int) -> 
     ),
     body=st.binary(),
 )
-def test_anything_else_is_refused_in_one_way(headers: dict[str, str], body: bytes) -> None:
+def test_wh5_anything_else_is_refused_in_one_way(headers: dict[str, str], body: bytes) -> None:
     with pytest.raises(WebhookRefusedError):
         verify([SECRET], headers, body, NOW)

@@ -441,7 +441,7 @@ def test_an_authorizer_may_be_awaited_for() -> None:
         assert server.count(b"Fetched for POST") == 1
 
 
-def test_an_error_does_not_tell_the_credential(colour: Colour) -> None:
+def test_cf3_an_error_does_not_tell_the_credential(colour: Colour) -> None:
     with raw_server(close_unread) as server, pytest.raises(TransportError) as caught:
         colour.send(pay(server, credentials_of=MAIN), authorizer=BEARER)
 

@@ -166,7 +166,7 @@ def test_a_charge_is_settled_by_its_webhook(shop: Shop, how: How) -> None:
     assert set(seen.get(how, [])) <= set(shop.verdicts())
 
 
-def test_news_may_come_before_our_own_answer(shop: Shop) -> None:
+def test_wh3_news_may_come_before_our_own_answer(shop: Shop) -> None:
     shop.sandbox.webhooks.how = "early"
 
     executed = shop.charge("k1")

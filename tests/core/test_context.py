@@ -91,7 +91,7 @@ def test_what_is_required_is_never_none(field: str) -> None:
 
 
 @given(field=st.sampled_from(sorted(LIMITS)), value=st.text(max_size=40))
-def test_any_text_is_kept_or_an_invalid_value(field: str, value: str) -> None:
+def test_hi2_any_text_is_kept_or_an_invalid_value(field: str, value: str) -> None:
     is_visible = len(value) >= 1 and all("\x21" <= one <= "\x7e" for one in value)
     try:
         kept = getattr(context(**{field: value}), field)

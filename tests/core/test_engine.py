@@ -141,7 +141,7 @@ def test_asking_again_returns_the_stored_execution(host: Host, result: RailResul
     assert len(host.rail.sent) == 1
 
 
-def test_asking_again_while_it_is_in_flight_returns_it_as_it_is(host: Host) -> None:
+def test_ir3_asking_again_while_it_is_in_flight_returns_it_as_it_is(host: Host) -> None:
     answers = list[PaymentExecution]()
 
     def ask_again(execution: PaymentExecution) -> RailResult:
@@ -167,7 +167,7 @@ def test_asking_again_while_it_is_in_flight_returns_it_as_it_is(host: Host) -> N
     ],
     ids=["amount", "currency", "payment", "instrument", "operation"],
 )
-def test_the_same_key_for_another_request_is_a_conflict(
+def test_ir2_the_same_key_for_another_request_is_a_conflict(
     host: Host, changes: dict[str, Any]
 ) -> None:
     first = host.execute(context())
@@ -180,7 +180,7 @@ def test_the_same_key_for_another_request_is_a_conflict(
     assert host.find(context()) == first
 
 
-def test_the_same_key_of_another_tenant_is_another_request(host: Host) -> None:
+def test_ir2_the_same_key_of_another_tenant_is_another_request(host: Host) -> None:
     first = host.execute(context())
     other = host.execute(context(tenant_id="other", money=Money(7, SAR)))
 
@@ -247,7 +247,7 @@ def test_fifty_threads_on_one_refund_call_the_provider_once() -> None:
     check_books(host)
 
 
-def test_of_fifty_threads_with_two_amounts_only_one_request_is_sent() -> None:
+def test_ir2_of_fifty_threads_with_two_amounts_only_one_request_is_sent() -> None:
     host = Host("sync")
     host.rail.answer = slow_success
     barrier = threading.Barrier(RACERS)
@@ -340,7 +340,7 @@ def test_a_rail_that_answers_nonsense_leaves_an_unknown(host: Host) -> None:
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), SystemExit(1), asyncio.CancelledError()], ids=repr
 )
-def test_an_interrupted_call_stays_open_until_it_is_looked_up(
+def test_cp5_an_interrupted_call_stays_open_until_it_is_looked_up(
     host: Host, error: BaseException
 ) -> None:
     host.rail.answer = raises(error)
@@ -355,7 +355,7 @@ def test_an_interrupted_call_stays_open_until_it_is_looked_up(
     assert len(host.rail.sent) == 1
 
 
-def test_a_cancelled_task_stays_open_until_it_is_looked_up() -> None:
+def test_cp5_a_cancelled_task_stays_open_until_it_is_looked_up() -> None:
     host = Host("async")
     engine = host.engine
     assert isinstance(engine, AsyncPaymentEngine)
@@ -464,7 +464,7 @@ def test_a_lookup_that_breaks_is_no_news(host: Host) -> None:
     assert after.lease.owner is None
 
 
-def test_outside_the_key_window_nothing_is_sent_again(host: Host) -> None:
+def test_uo6_outside_the_key_window_nothing_is_sent_again(host: Host) -> None:
     host.rail.answer = always(TIMEOUT)
     row = host.execute(context())
 
@@ -474,7 +474,7 @@ def test_outside_the_key_window_nothing_is_sent_again(host: Host) -> None:
     assert (after.status, after.failure) == (FAILED, PaymentFailureCode.NETWORK_ERROR)
 
 
-def test_a_lookup_that_froze_past_the_key_window_resends_nothing(host: Host) -> None:
+def test_uo6_a_lookup_that_froze_past_the_key_window_resends_nothing(host: Host) -> None:
     host.rail.answer = always(TIMEOUT)
     row = host.execute(context())
 
@@ -805,7 +805,7 @@ def test_an_expired_lease_that_nobody_took_still_lets_its_holder_record(host: Ho
     assert host.execute(context()).failure is PaymentFailureCode.NETWORK_ERROR
 
 
-def test_a_zombie_between_lookup_and_resend_sends_nothing(host: Host) -> None:
+def test_uo5_a_zombie_between_lookup_and_resend_sends_nothing(host: Host) -> None:
     host.rail.answer = always(TIMEOUT)
     row = host.execute(context())
 
@@ -1122,7 +1122,7 @@ def test_an_observer_that_breaks_breaks_no_payment(host: Host) -> None:
 # Starting -----------------------------------------------------------------------------------------
 
 
-def test_an_engine_whose_lease_is_too_short_does_not_start(host: Host) -> None:
+def test_cf2_an_engine_whose_lease_is_too_short_does_not_start(host: Host) -> None:
     host.rail.capabilities = attrs.evolve(
         CAPABLE, timing=attrs.evolve(CAPABLE.timing, answer_timeout_s=56)
     )

@@ -179,7 +179,7 @@ def test_a_lost_answer_is_looked_up_before_anything_else(host: Host) -> None:
     assert len(host.rail.looked_up) == 1
 
 
-def test_what_was_sent_and_is_not_found_is_never_resent_without_a_key(host: Host) -> None:
+def test_uo7_what_was_sent_and_is_not_found_is_never_resent_without_a_key(host: Host) -> None:
     host.rail.capabilities = attrs.evolve(CAPABLE, idempotency=Idempotency.NONE)
     host.restart()
     host.rail.answer = raises(KeyboardInterrupt())
@@ -215,7 +215,7 @@ def slow_down(seconds: float) -> RailResult:
     return attrs.evolve(refused, retry_after_s=seconds)
 
 
-def test_a_refused_send_waits_as_long_as_the_provider_asks(host: Host) -> None:
+def test_rc2_a_refused_send_waits_as_long_as_the_provider_asks(host: Host) -> None:
     host.rail.answer = always(slow_down(90))
     enqueue(host)
 
@@ -226,7 +226,7 @@ def test_a_refused_send_waits_as_long_as_the_provider_asks(host: Host) -> None:
     assert left_s == 90
 
 
-def test_a_lookup_waits_as_long_as_the_provider_asks(host: Host) -> None:
+def test_rc2_a_lookup_waits_as_long_as_the_provider_asks(host: Host) -> None:
     unknown = RailResult.unknown(PaymentFailureCode.PROVIDER_TIMEOUT)
     host.rail.answer = always(unknown)
     host.rail.lookup = always(attrs.evolve(unknown, retry_after_s=500.0))
@@ -238,7 +238,7 @@ def test_a_lookup_waits_as_long_as_the_provider_asks(host: Host) -> None:
     assert doubt.next_check_at == host.clock.now() + timedelta(seconds=500)
 
 
-def test_nobody_is_made_to_wait_for_more_than_a_day(host: Host) -> None:
+def test_rc2_nobody_is_made_to_wait_for_more_than_a_day(host: Host) -> None:
     host.rail.answer = always(slow_down(10**6))
     enqueue(host)
 
@@ -257,7 +257,7 @@ def unanswered(host: Host, count: int) -> None:
     host.rail.answer = succeed
 
 
-def test_an_open_breaker_is_a_definite_not_sent(host: Host) -> None:
+def test_rc2_an_open_breaker_is_a_definite_not_sent(host: Host) -> None:
     limit = BreakerSettings().failures
     unanswered(host, limit)
 
@@ -299,7 +299,7 @@ def recover(host: Host) -> None:
     )
 
 
-def test_a_forgotten_send_is_found_before_the_first_one(host: Host) -> None:
+def test_db2_a_forgotten_send_is_found_before_the_first_one(host: Host) -> None:
     enqueue(host)
     recover(host)
     host.rail.lookup = succeed
@@ -320,7 +320,7 @@ def test_what_the_provider_does_not_know_is_sent_under_its_key(host: Host) -> No
     assert len(host.rail.looked_up) == 1
 
 
-def test_without_a_key_silence_has_to_prove_something_first(host: Host) -> None:
+def test_db2_without_a_key_silence_has_to_prove_something_first(host: Host) -> None:
     host.rail.capabilities = attrs.evolve(CAPABLE, idempotency=Idempotency.NONE)
     host.restart()
     enqueue(host)

@@ -113,7 +113,7 @@ def test_a_request_may_leave_until_the_send_deadline(after_s: float, passed: boo
     assert deadline.has_passed() is passed
 
 
-def test_the_send_deadline_ignores_a_wall_clock_that_is_set_back() -> None:
+def test_rc6_the_send_deadline_ignores_a_wall_clock_that_is_set_back() -> None:
     clock = FakeClock()
     deadline = kernel(clock=clock).send_by(TIMING)
 
@@ -413,7 +413,7 @@ def test_a_lookup_that_finds_nothing_new_is_repeated_ever_more_rarely() -> None:
 
 
 @pytest.mark.parametrize("check_count", [0, 1, 40, 10_000])
-def test_an_open_execution_is_looked_at_within_a_day(check_count: int) -> None:
+def test_rc4_an_open_execution_is_looked_at_within_a_day(check_count: int) -> None:
     seconds = kernel().next_check_s(unknown_execution(check_count=check_count))
 
     assert 0 < seconds <= 86_400

@@ -496,7 +496,7 @@ class TestOnAWallet:
         assert rail.check_status(asked()).provider_ref in results
         assert rail.advance(asked(), send_by=_in_time()).provider_ref in results
 
-    def test_a_charge_goes_on_where_it_stopped(
+    def test_wa3_a_charge_goes_on_where_it_stopped(
         self, books: Books, rail: DrivenRail[WalletAsk, TransferOutcome]
     ) -> None:
         books.repository.transfer(transfer_asked(executing(asked())))

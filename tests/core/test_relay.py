@@ -184,7 +184,7 @@ def test_a_busy_payment_starves_nobody(scene: Scene) -> None:
 # Failures --------------------------------------------------------------------------------------
 
 
-def test_a_payment_stops_at_its_first_failure(scene: Scene) -> None:
+def test_ob5_a_payment_stops_at_its_first_failure(scene: Scene) -> None:
     one, other = neighbours_of(2)
     scene.write(one, other, events=3)
     scene.sink.refuse = refusing(one, 2)
@@ -275,7 +275,7 @@ def test_others_may_be_taken_from_other_buckets(scene: Scene) -> None:
     assert scene.parked == [("invoice-1", 1)]
 
 
-def test_a_sink_that_is_down_for_an_hour_parks_nothing(scene: Scene) -> None:
+def test_ob4_a_sink_that_is_down_for_an_hour_parks_nothing(scene: Scene) -> None:
     payments = [f"invoice-{number}" for number in range(300)]
     scene.write(*payments, events=2)
     scene.sink.refuse = down

@@ -419,7 +419,9 @@ def test_a_route_is_what_it_says(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("window", "is_refused"), [(124.999, True), (125, True), (125.001, False), (None, False)]
 )
-def test_a_key_window_outlasts_the_latest_arrival(window: float | None, is_refused: bool) -> None:
+def test_cf2_a_key_window_outlasts_the_latest_arrival(
+    window: float | None, is_refused: bool
+) -> None:
     bounds: dict[str, Any] = {"send_deadline_s": 5, "latest_arrival_s": 120, "key_window_s": window}
     if is_refused:
         with pytest.raises(InvalidValueError, match=r"more than D \+ L = 5 \+ 120 s"):

@@ -127,7 +127,7 @@ async def narrow_store(database_url: str) -> AsyncIterator[AsyncSqlExecutionStor
     await engine.dispose()
 
 
-def test_fifty_threads_on_one_key_call_the_provider_once(database: sqlalchemy.Engine) -> None:
+def test_ir1_fifty_threads_on_one_key_call_the_provider_once(database: sqlalchemy.Engine) -> None:
     rail = CountingRail()
     engine = sync_engine(rail, database)
     barrier = threading.Barrier(RACERS)
@@ -146,7 +146,7 @@ def test_fifty_threads_on_one_key_call_the_provider_once(database: sqlalchemy.En
     assert [event.seq for event in engine.events("acme", "inv-1")] == [1, 2]
 
 
-async def test_fifty_tasks_on_one_key_call_the_provider_once(
+async def test_ir1_fifty_tasks_on_one_key_call_the_provider_once(
     narrow_store: AsyncSqlExecutionStore,
 ) -> None:
     rail = AsyncCountingRail()
@@ -163,7 +163,7 @@ async def test_fifty_tasks_on_one_key_call_the_provider_once(
     assert [event.seq for event in await engine.events("acme", "inv-1")] == [1, 2]
 
 
-def test_a_known_key_with_another_amount_sends_nothing(database: sqlalchemy.Engine) -> None:
+def test_ir2_a_known_key_with_another_amount_sends_nothing(database: sqlalchemy.Engine) -> None:
     rail = CountingRail()
     engine = sync_engine(rail, database)
     first = engine.execute(context())

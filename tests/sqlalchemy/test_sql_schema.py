@@ -133,7 +133,7 @@ def test_the_tables_have_the_checks_of_the_schema(engine: sa.Engine) -> None:
         assert {tuple(row) for row in connection.execute(sa.text(query))} == told
 
 
-def test_no_text_key_depends_on_the_collation_of_the_system(engine: sa.Engine) -> None:
+def test_db5_no_text_key_depends_on_the_collation_of_the_system(engine: sa.Engine) -> None:
     query = """
     select indexrelid::regclass::text, collname
     from (select indexrelid, unnest(indcollation) as c, indrelid from pg_index) i

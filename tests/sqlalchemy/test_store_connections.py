@@ -116,7 +116,7 @@ def test_the_hot_statements_are_prepared_once(
     assert prepared_in(engine) == ["claim", "record"]
 
 
-def test_nothing_is_prepared_where_it_must_not(database_url: str) -> None:
+def test_db4_nothing_is_prepared_where_it_must_not(database_url: str) -> None:
     engine = engine_of(database_url, pool_size=1, max_overflow=0)
     store = SqlExecutionStore(engine, prepare=False)
 
@@ -136,7 +136,9 @@ def test_a_host_may_discard_what_is_prepared(
     claim(store, asked("k2", payment_id="invoice-2"))
 
 
-def test_a_pooler_may_change_servers(store: SqlExecutionStore, engine: sqlalchemy.Engine) -> None:
+def test_db4_a_pooler_may_change_servers(
+    store: SqlExecutionStore, engine: sqlalchemy.Engine
+) -> None:
     claim(store, asked("k1"))
     borrowed = engine.raw_connection()
     borrowed.info.clear()  # another server of a pooler, which somebody else has prepared it on
@@ -192,7 +194,7 @@ def test_only_psycopg_is_spoken() -> None:
 # Waiting is bounded -----------------------------------------------------------------------------
 
 
-def test_a_held_payment_is_in_progress_elsewhere(
+def test_ir4_a_held_payment_is_in_progress_elsewhere(
     store: SqlExecutionStore, database_url: str
 ) -> None:
     parent = complete(store, claim(store, asked("k1")))
@@ -203,7 +205,7 @@ def test_a_held_payment_is_in_progress_elsewhere(
     claim(store, following("r1", Operation.REFUND, parent, 40))
 
 
-def test_a_pool_without_a_free_connection_leaves_no_doubt(
+def test_cf2_a_pool_without_a_free_connection_leaves_no_doubt(
     store: SqlExecutionStore, engine: sqlalchemy.Engine
 ) -> None:
     with engine.connect(), pytest.raises(StoreError) as raised:
@@ -408,7 +410,7 @@ async def test_a_fit_database_is_accepted_by_both_colours(async_engine: AsyncEng
 
 @pytest.mark.usefixtures("own_sessions")
 @pytest.mark.parametrize("setting", ["lock_timeout", "idle_in_transaction_session_timeout"])
-def test_waits_without_a_bound_are_refused(database_url: str, setting: str) -> None:
+def test_cf2_waits_without_a_bound_are_refused(database_url: str, setting: str) -> None:
     engine = engine_of(database_url, f"{TIMEOUTS} -c {setting}=0")
 
     with pytest.raises(MisconfiguredError, match=f"{setting} is 0"):
@@ -416,7 +418,7 @@ def test_waits_without_a_bound_are_refused(database_url: str, setting: str) -> N
     engine.dispose()
 
 
-def test_a_disabled_fence_is_named(store: SqlExecutionStore, engine: sqlalchemy.Engine) -> None:
+def test_cf2_a_disabled_fence_is_named(store: SqlExecutionStore, engine: sqlalchemy.Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("alter table railcore_event disable trigger event_change")
 

@@ -113,14 +113,14 @@ def recording(*answers: Sequence[dict[str, Any]] | Exception) -> Talk:
 
 
 @pytest.mark.parametrize("sqlstate", ["40P01", "40001"])
-def test_a_lost_race_is_claimed_again(sqlstate: str) -> None:
+def test_ir6_a_lost_race_is_claimed_again(sqlstate: str) -> None:
     talk = claiming(failed(sqlstate), failed(sqlstate), [CLAIMED])
 
     assert talk.names == ["claim"] * 3
     assert talk.result == ClaimOutcome(ClaimVerdict.CLAIMED, EXECUTION)
 
 
-def test_the_third_lost_race_is_in_progress_elsewhere() -> None:
+def test_ir6_the_third_lost_race_is_in_progress_elsewhere() -> None:
     with pytest.raises(InProgressError) as raised:
         claiming(*[failed("40P01")] * 3)
 
@@ -353,6 +353,6 @@ def test_a_fit_session_passes() -> None:
         ({"fences": []}, "railcore_execution.execution_update"),
     ],
 )
-def test_an_unfit_session_is_refused(found: dict[str, Any], named: str) -> None:
+def test_cf2_an_unfit_session_is_refused(found: dict[str, Any], named: str) -> None:
     with pytest.raises(MisconfiguredError, match=named):
         Talk(queries.verify(), [{**FIT, **found}])

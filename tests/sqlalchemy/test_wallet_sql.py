@@ -140,7 +140,7 @@ def deadlocks(hand: psycopg.Connection[Any]) -> int:
     return int(row[0])
 
 
-def test_opposite_transfers_neither_overspend_nor_deadlock(
+def test_wa2_opposite_transfers_neither_overspend_nor_deadlock(
     books: Books, hand: psycopg.Connection[Any]
 ) -> None:
     names = ("ann", "bob", "cem")
@@ -164,7 +164,7 @@ def test_opposite_transfers_neither_overspend_nor_deadlock(
     assert deadlocks(hand) == 0
 
 
-def test_one_resolution_of_a_hold_wins_among_posts_releases_and_expiry(
+def test_wa1_one_resolution_of_a_hold_wins_among_posts_releases_and_expiry(
     books: Books, hand: psycopg.Connection[Any]
 ) -> None:
     for _ in range(12):
@@ -242,7 +242,7 @@ ROW: dict[str, Any] = {
         ({"kind": "post"}, errors.CheckViolation),
     ],
 )
-def test_a_transfer_that_cannot_exist_is_refused_by_hand(
+def test_wa4_a_transfer_that_cannot_exist_is_refused_by_hand(
     still: psycopg.Connection[Any], changed: dict[str, Any], error: type[psycopg.Error]
 ) -> None:
     with pytest.raises(error):

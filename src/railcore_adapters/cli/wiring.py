@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from railcore.driven import AsyncDrivenRail
 from railcore.engine import AsyncPaymentEngine
-from railcore.enums import PaymentRail
+from railcore.enums import PaymentRail, RouteMode
+from railcore.errors import MisconfiguredError
 from railcore.intake import Webhooks
 from railcore.kernel import EngineSettings
 from railcore.ports import (
@@ -36,6 +37,7 @@ from railcore.rails.wallet import WalletRail
 from railcore.registry import PaymentRailRegistry
 from railcore.routing import ConfigDrivenRouteResolver, TimingBounds
 from railcore_adapters.cli.configuration import Configuration
+from railcore_adapters.credentials import MatchingCredentials
 from railcore_adapters.stub import SANDBOX_TIMING, StubBank, StubGateway, StubWebhooks
 from railcore_adapters.transport_httpx import (
     AsyncHttpxTransport,
@@ -116,13 +118,14 @@ async def open_host(wishes: Wishes) -> AsyncIterator[Host]:
     database = _database(wishes.database_url, wishes.role, connections=8)
     queue = _database(wishes.database_url, wishes.relay_role, connections=2)
     limits = TransportLimits(most_connections=wishes.at_once, most_idle=wishes.at_once)
-    authorizer = BearerAuthorizer(wishes.credentials)
+    credentials = MatchingCredentials(wishes.credentials, modes_of(wishes.configuration))
+    authorizer = BearerAuthorizer(credentials)
     try:
         async with AsyncHttpxTransport.open(limits=limits, authorizer=authorizer) as transport:
             store = AsyncSqlExecutionStore(database)
             await store.verify()
             wallet = AsyncSqlWalletRepository(database)
-            check_credentials(wishes)
+            check_credentials(wishes.configuration, credentials)
             rails = make_rails(wishes, transport, wallet)
             routes = ConfigDrivenRouteResolver.from_mapping(
                 wishes.configuration.routes, offered=rails.offered
@@ -191,15 +194,34 @@ def make_rails(
     return rails
 
 
-def check_credentials(wishes: Wishes) -> None:
+def modes_of(configuration: Configuration) -> Mapping[tuple[str, str], RouteMode]:
     """
-    Check that there is a credential for every account of the sandbox, before anything is sent.
+    Return what the accounts that routes lead to are for, by (provider, account).
 
     Raises:
-        MisconfiguredError: There is none; the account is named.
+        MisconfiguredError: An account is for play on one route and for real money on another.
     """
-    for provider, account in sorted(accounts_of(wishes.configuration, "stub")):
-        wishes.credentials.secret("any", provider, account)
+    routes = configuration.routes.get("routes", {})
+    modes = dict[tuple[str, str], RouteMode]()
+    for name, entry in routes.items() if isinstance(routes, Mapping) else ():
+        if not isinstance(entry, Mapping) or entry.get("mode") not in tuple(RouteMode):
+            continue  # whoever reads the routes says so
+        account, mode = (str(entry.get("provider")), str(entry.get("account"))), entry["mode"]
+        if modes.setdefault(account, RouteMode(mode)) != mode:
+            problem = f"{'/'.join(account)} is {modes[account]} on one route and {mode} on this one"
+            raise MisconfiguredError(f"routes.{name}.mode", problem, "Give each its own account")
+    return modes
+
+
+def check_credentials(configuration: Configuration, credentials: CredentialSource) -> None:
+    """
+    Check that there is a fit credential for every account of the sandbox, before anything is sent.
+
+    Raises:
+        MisconfiguredError: There is none, or it is for the other mode; the account is named.
+    """
+    for provider, account in sorted(accounts_of(configuration, "stub")):
+        credentials.secret("any", provider, account)
 
 
 _STUB_TIMING: Final = attrs.evolve(SANDBOX_TIMING, send_deadline_s=5.0, answer_timeout_s=4.0)
