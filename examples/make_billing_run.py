@@ -134,6 +134,39 @@ def in_two_parts(book: Book) -> Iterator[Row]:
         yield {**whole, "amount": decimal(minor, "SAR"), "due": due, "idempotency_key": key}
 
 
+def follow_ups(book: Book) -> Iterator[Row]:
+    """Yield what is captured, released or given back, on cards and from wallets, in order."""
+    card: Row = {"instrument_token": "tok_visa"}
+    for _ in range(6):
+        yield from followed(book, "authorize", ("capture", 3), ("refund", 1), **card)
+        yield from followed(book, "authorize", ("void", 4), **card)
+        yield from followed(book, "charge", ("refund", 2), ("refund", 2), ("refund", 2), **card)
+    yield from followed(book, "charge", ("refund", 4), instrument_token="tok_lose_answer")
+    for index in range(6):
+        payer: Row = {"payer_token": f"wallet-acme-gym-kept-{index}"}
+        yield from followed(book, "charge", ("refund", 1), option="wallet.balance", **payer)
+        yield from followed(book, "authorize", ("capture", 4), option="wallet.balance", **payer)
+
+
+def followed(
+    book: Book, first: str, *then: tuple[str, int], option: str = "card.visa", **more: object
+) -> Iterator[Row]:
+    """Yield a payment and what follows it, each of so many quarters of its amount."""
+    row = book.row(option, tenants=("acme-gym",), ending=0, operation=first, **more)
+    yield row
+    minor, parent = int(str(row["amount"]).replace(".", "")), row
+    for step, (operation, quarters) in enumerate(then, 1):
+        follow: Row = {
+            **row,
+            "amount": decimal(minor * quarters // 4, "SAR"),
+            "operation": operation,
+            "idempotency_key": f"{row['payment_id']}-{operation}-{step}",
+            "parent_key": parent["idempotency_key"],
+        }
+        yield follow
+        parent = follow if operation == "capture" else parent
+
+
 def open_banking(book: Book) -> Iterator[Row]:
     """Yield payments that the payer authorizes at their bank."""
     back: Row = {"return_url": "https://billing.example/thanks"}
@@ -213,7 +246,7 @@ def billing_run() -> list[Row]:
     middle = len(rows) // 2
     second_half = [*rows[middle:], *again(rows[:middle])]
     Random(SEED + 1).shuffle(second_half)
-    return [*rows[:middle], *second_half]
+    return [*rows[:middle], *second_half, *follow_ups(book)]
 
 
 def main() -> None:

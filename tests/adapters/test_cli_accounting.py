@@ -12,9 +12,9 @@ import pytest
 from railcore_adapters.cli.accounting import (
     Promise,
     check_books,
-    check_charges,
     check_doubt,
     check_lines,
+    check_movements,
 )
 from railcore_adapters.cli.books import (
     Books,
@@ -157,7 +157,7 @@ def broken(promises: Sequence[Promise]) -> list[str]:
 
 
 def test_books_that_add_up_keep_every_promise() -> None:
-    promises = [*check_books(BOOKS), *check_charges(BOOKS, [CHARGE]), check_doubt(BOOKS)]
+    promises = [*check_books(BOOKS), *check_movements(BOOKS, [CHARGE]), check_doubt(BOOKS)]
 
     assert broken(promises) == []
     assert all(promise.count for promise in promises)
@@ -166,7 +166,7 @@ def test_books_that_add_up_keep_every_promise() -> None:
 @pytest.mark.parametrize(
     ("charges", "promise"),
     [
-        ([CHARGE, replace(CHARGE, id="ch_2")], "No payment was charged twice"),
+        ([CHARGE, replace(CHARGE, id="ch_2")], "Nothing was charged, captured or refunded twice"),
         ([CHARGE, replace(CHARGE, reference="unheard-of")], "Nothing was lost"),
         ([CHARGE, replace(CHARGE, reference=DECLINED.provider_key)], "Nothing was lost"),
         ([replace(CHARGE, amount_minor=1251)], "Nothing was lost"),
@@ -177,7 +177,7 @@ def test_books_that_add_up_keep_every_promise() -> None:
 def test_a_ledger_that_tells_otherwise_breaks_a_promise(
     charges: Sequence[Charge], promise: str
 ) -> None:
-    (found,) = broken(check_charges(BOOKS, charges))
+    (found,) = broken(check_movements(BOOKS, charges))
 
     assert found.startswith(promise)
 
@@ -248,7 +248,7 @@ def test_a_charge_in_doubt_is_not_lost() -> None:
     unknown = execution("waiting", "card_psp", "pending", pending_reason="outcome_unknown")
     charges = [replace(CHARGE, reference=unknown.provider_key), CHARGE]
 
-    assert broken(check_charges(attrs.evolve(BOOKS, executions=[*ALL, unknown]), charges)) == []
+    assert broken(check_movements(attrs.evolve(BOOKS, executions=[*ALL, unknown]), charges)) == []
 
 
 def test_a_line_without_an_answer_breaks_a_promise() -> None:

@@ -48,6 +48,12 @@ def test_a_line_asks_for_a_payment() -> None:
         (line(tenant_id=None), "tenant_id: wanted a text, found nothing"),
         (line(operation="chargeback"), "operation: wanted one of charge, authorize"),
         (line(parent_execution_id="7"), "parent_execution_id: wanted the id of an execution"),
+        (line(parent_key=7), "parent_key: wanted a text"),
+        (line(parent_key="a"), "parent_execution_id: "),
+        (
+            line(operation="refund", parent_key="a", parent_execution_id="b"),
+            "parent_key: wanted this or parent_execution_id, found both",
+        ),
         (line(metadata=[1]), "metadata: wanted a mapping"),
         (line(return_url=7), "return_url: wanted a text, found a number"),
         (line(merchant_initiated="yes"), "merchant_initiated: wanted a bool"),

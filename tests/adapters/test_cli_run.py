@@ -136,6 +136,46 @@ def test_the_first_of_two_conflicting_lines_counts(desk: Desk, railcore_sandbox:
     assert charge.amount_minor == 1000
 
 
+def test_what_follows_a_payment_names_it_by_its_key(desk: Desk, railcore_sandbox: Sandbox) -> None:
+    held = row(1, operation="authorize")
+    taken = row(1, operation="capture", idempotency_key="c", amount="10.00", parent_key="inv-1/1")
+    back = row(1, operation="refund", idempotency_key="r", amount="4.00", parent_key="c")
+    for _ in range(2):
+        result = desk.run(held, taken, back, options=["--json"])
+
+        assert result.exit_code == 0, result.output
+        assert [one.kind for one in railcore_sandbox.ledger.movements] == [
+            "authorization",
+            "capture",
+            "refund",
+        ]
+        assert [
+            (one["operation"], one["amounts"]) for one in json.loads(result.stdout)["executions"]
+        ] == [
+            ("authorize", {"SAR": "12.50"}),
+            ("capture", {"SAR": "10.00"}),
+            ("refund", {"SAR": "4.00"}),
+        ]
+
+
+def test_a_parent_that_nobody_knows_is_refused(desk: Desk, railcore_sandbox: Sandbox) -> None:
+    result = desk.run(row(1, operation="refund", parent_key="inv-0/1"))
+
+    assert result.exit_code == 1
+    assert "execution_not_found" in result.stdout
+    assert not railcore_sandbox.ledger.movements
+
+
+def test_a_refund_that_the_provider_never_made_is_told(
+    desk: Desk, railcore_sandbox: Sandbox
+) -> None:
+    rows = [row(1), row(1, operation="refund", idempotency_key="r", parent_key="inv-1/1")]
+    assert desk.run(*rows).exit_code == 0
+    railcore_sandbox.ledger._movements.clear()
+
+    assert desk.run(*rows).exit_code == 3
+
+
 def test_running_again_charges_nothing_twice(desk: Desk, railcore_sandbox: Sandbox) -> None:
     rows = [row(number) for number in range(8)]
     desk.summary(*rows[:5])
@@ -175,7 +215,7 @@ def test_a_broken_promise_ends_it_with_3(desk: Desk, railcore_sandbox: Sandbox) 
     result = desk.run(row(1))
 
     assert result.exit_code == 3
-    assert "was charged 2 times" in result.stdout
+    assert "took place 2 times" in result.stdout
 
 
 def test_it_ends_with_2_without_credentials_before_anything_is_sent(

@@ -31,8 +31,8 @@ _CONFIRMED_BY_PEOPLE: Final = frozenset({PaymentRail.MANUAL_SETTLEMENT, PaymentR
 _AT_THE_PROVIDER: Final = frozenset({PaymentRail.CARD_PSP, PaymentRail.OPEN_BANKING_PIS})
 
 
-class Charged(Protocol):
-    """A charge in the provider's own list."""
+class Moved(Protocol):
+    """A charge, an authorization, a capture, a void or a refund in the provider's own list."""
 
     @property
     def id(self) -> str:
@@ -102,30 +102,30 @@ def check_lines(lines: int, *, with_execution: int, refused: int, unanswered: in
     return Promise(text=text, count=lines, unit="lines", broken=broken)
 
 
-def check_charges(books: Books, charges: Sequence[Charged]) -> list[Promise]:
-    """Return whether our executions and the provider's own list of *charges* tell the same."""
+def check_movements(books: Books, movements: Sequence[Moved]) -> list[Promise]:
+    """Return whether our executions and the provider's own list of *movements* tell the same."""
     ours = {one.provider_key: one for one in books.executions if one.rail in _AT_THE_PROVIDER}
-    charged = _by(charges, lambda charge: charge.reference)
+    moved = _by(movements, lambda movement: movement.reference)
     completed = [one for one in ours.values() if one.status is ExecutionStatus.COMPLETED]
-    never = [one for one in completed if one.provider_key not in charged]
+    never = [one for one in completed if one.provider_key not in moved]
     return [
         Promise(
-            text="No payment was charged twice",
-            count=len(charged),
+            text="Nothing was charged, captured or refunded twice",
+            count=len(moved),
             unit="references",
-            broken=tuple(_twice(charged)),
+            broken=tuple(_twice(moved)),
         ),
         Promise(
-            text="Nothing was lost: what the provider charged is a payment here, of that amount",
-            count=len(charges),
-            unit="charges",
-            broken=tuple(_unknown(ours, charges)),
+            text="Nothing was lost: what the provider did is a payment here, of that amount",
+            count=len(movements),
+            unit="movements",
+            broken=tuple(_unknown(ours, movements)),
         ),
         Promise(
-            text="Nothing was made up: what is completed here was charged by the provider",
+            text="Nothing was made up: what is completed here took place at the provider",
             count=len(completed),
             unit="payments",
-            broken=tuple(f"{_named(one)} is completed and was never charged" for one in never),
+            broken=tuple(f"{_named(one)} is completed and never took place" for one in never),
         ),
     ]
 
@@ -144,12 +144,16 @@ def check_doubt(books: Books) -> Promise:
 def check_delivery(
     books: Books, delivered: Mapping[PaymentName, int], skipped: Sequence[str]
 ) -> Promise:
-    """Return whether every event came to the sink, each payment's in order from the first."""
+    """
+    Return whether every event came to the sink, each payment's in order from the first.
+
+    Late news may have come after the books were read, so that more was delivered than they tell.
+    """
     newest = {head.name: head.seq for head in books.heads}
     missing = (
         f"{'/'.join(name)}: {delivered.get(name, 0)} of {seq} events came"
         for name, seq in sorted(newest.items())
-        if delivered.get(name, 0) != seq
+        if delivered.get(name, 0) < seq
     )
     return Promise(
         text="Every event was delivered, and those of each payment in order",
@@ -159,24 +163,24 @@ def check_delivery(
     )
 
 
-def _twice(charged: Mapping[str, Sequence[Charged]]) -> Iterator[str]:
-    for reference, charges in charged.items():
-        if len(charges) > 1:
-            ids = ", ".join(charge.id for charge in charges)
-            yield f"reference {reference} was charged {len(charges)} times: {ids}"
+def _twice(moved: Mapping[str, Sequence[Moved]]) -> Iterator[str]:
+    for reference, movements in moved.items():
+        if len(movements) > 1:
+            ids = ", ".join(movement.id for movement in movements)
+            yield f"reference {reference} took place {len(movements)} times: {ids}"
 
 
-def _unknown(ours: Mapping[str, ExecutionRow], charges: Iterable[Charged]) -> Iterator[str]:
-    for charge in charges:
-        known = ours.get(charge.reference)
+def _unknown(ours: Mapping[str, ExecutionRow], movements: Iterable[Moved]) -> Iterator[str]:
+    for moved in movements:
+        known = ours.get(moved.reference)
         if known is None:
-            yield f"charge {charge.id} belongs to no execution"
+            yield f"{moved.id} at the provider belongs to no execution"
         elif known.status is ExecutionStatus.FAILED:
-            yield f"{_named(known)} is called failed, but was charged as {charge.id}"
-        elif (charge.amount_minor, charge.currency) != (known.amount_minor, known.currency):
+            yield f"{_named(known)} is called failed, but took place as {moved.id}"
+        elif (moved.amount_minor, moved.currency) != (known.amount_minor, known.currency):
             asked = _money(known.amount_minor, known.currency)
-            taken = _money(charge.amount_minor, charge.currency)
-            yield f"{_named(known)} is {asked}, but {taken} was charged as {charge.id}"
+            taken = _money(moved.amount_minor, moved.currency)
+            yield f"{_named(known)} is {asked}, but {taken} took place as {moved.id}"
 
 
 def _one_execution_a_key(books: Books) -> Promise:

@@ -20,6 +20,8 @@ from railcore.money import Currency, Money
 from railcore.redaction import masked
 
 _LONGEST_LINE: Final = 65_536
+_PARENT_KEY: Final = "parent_key"
+_NOT_YET: Final = UUID(int=0)
 _REQUIRED: Final = (
     "tenant_id",
     "payment_id",
@@ -32,10 +34,17 @@ _REQUIRED: Final = (
 
 @attrs.frozen
 class Line:
-    """A line that asks for a payment."""
+    """
+    A line that asks for a payment.
+
+    Attributes:
+        context: Without its parent, where that is named by key.
+        parent_key: The key of the execution that it captures, voids or refunds.
+    """
 
     number: int
     context: PaymentContext
+    parent_key: str | None = None
 
 
 @attrs.frozen
@@ -72,7 +81,7 @@ def read_lines(raw_lines: Iterable[bytes]) -> BillingFile:
         if not raw.strip():
             continue
         try:
-            lines.append(Line(number, _context(_object(raw))))
+            lines.append(_line(number, _object(raw)))
         except ValueError as error:
             bad_lines.append(BadLine(number, masked(str(error))))
     return BillingFile(tuple(lines), tuple(bad_lines))
@@ -97,10 +106,20 @@ def _object(raw: bytes) -> Mapping[str, object]:
     return value
 
 
+def _line(number: int, fields: Mapping[str, object]) -> Line:
+    if fields.get(_PARENT_KEY) is None:
+        return Line(number, _context(fields))
+    if fields.get("parent_execution_id") is not None:
+        raise InvalidValueError(_PARENT_KEY, "this or parent_execution_id", "both")
+    parent_key = _text(fields, _PARENT_KEY)
+    context = _context({**fields, "parent_execution_id": str(_NOT_YET)})
+    return Line(number, context, parent_key)
+
+
 def _context(fields: Mapping[str, object]) -> PaymentContext:
-    unknown = sorted(fields.keys() - _REQUIRED - _OPTIONAL.keys())
+    unknown = sorted(fields.keys() - _REQUIRED - _OPTIONAL.keys() - {_PARENT_KEY})
     if unknown:
-        known = ", ".join((*_REQUIRED, *_OPTIONAL))
+        known = ", ".join((*_REQUIRED, *_OPTIONAL, _PARENT_KEY))
         raise ValueError(f"{unknown[0][:40]}: there is no such field; there are {known}")
     currency = Currency.of(_text(fields, "currency"))
     optional: dict[str, Any] = {

@@ -167,7 +167,7 @@ class _Turns:
 
 async def _answer(engine: AsyncPaymentEngine, line: Line) -> Answer:
     try:
-        return Answer(line=line, execution=await _executed(engine, line.context))
+        return Answer(line=line, execution=await _executed(engine, await _whole(engine, line)))
     except (RefusedError, ExecutionNotFoundError) as refusal:
         return Answer(line=line, refusal=refusal)
     except OutcomeUnknownError as error:
@@ -176,6 +176,17 @@ async def _answer(engine: AsyncPaymentEngine, line: Line) -> Answer:
         return Answer(line=line, trouble=str(error))
     except Exception as error:  # noqa: BLE001 - one broken rail or row never stops the others
         return await _stored(engine, line, _told(error))
+
+
+async def _whole(engine: AsyncPaymentEngine, line: Line) -> PaymentContext:
+    """Return what *line* asks for, with its parent found by key."""
+    context, key = line.context, line.parent_key
+    if key is None:
+        return context
+    parent = await engine.find(context.tenant_id, key)
+    if parent is None:
+        raise ExecutionNotFoundError(context.tenant_id, key)
+    return attrs.evolve(context, parent_execution_id=parent.execution_id)
 
 
 async def _executed(engine: AsyncPaymentEngine, context: PaymentContext) -> PaymentExecution:

@@ -13,13 +13,13 @@ from railcore.execution import PaymentExecution
 from railcore.observability import ExecutionObserved, Observed
 from railcore.ports import Observer
 from railcore_adapters.cli.accounting import (
-    Charged,
+    Moved,
     Promise,
     check_books,
-    check_charges,
     check_delivery,
     check_doubt,
     check_lines,
+    check_movements,
 )
 from railcore_adapters.cli.background import Background
 from railcore_adapters.cli.billing_file import BillingFile
@@ -31,8 +31,8 @@ from railcore_adapters.cli.wiring import Host
 People = Callable[[Sequence[PaymentExecution]], Awaitable[None]]
 """Lets the people around open payments act, in a demonstration."""
 
-Charges = Callable[[Books], Awaitable[Sequence[Charged] | None]]
-"""Returns the provider's own list of charges; None when it shows none."""
+Movements = Callable[[Books], Awaitable[Sequence[Moved] | None]]
+"""Returns the provider's own list of what it did; None when it shows none."""
 
 
 @attrs.define
@@ -78,7 +78,7 @@ class Run:
     background: Background | None = None
 
     async def carry_out(
-        self, file: BillingFile, *, charges: Charges, people: People | None = None
+        self, file: BillingFile, *, movements: Movements, people: People | None = None
     ) -> Summary:
         """Execute *file*, settle what can be settled, and account for all of it."""
         started_s = time.monotonic()
@@ -96,9 +96,9 @@ class Run:
             [(line.context.tenant_id, line.context.payment_id) for line in file.lines],
         )
         promises = [_lines_answered(file, answers)]
-        charged = await charges(books)
-        if charged is not None:
-            promises += check_charges(books, charged)
+        moved = await movements(books)
+        if moved is not None:
+            promises += check_movements(books, moved)
         if self.leaves_no_doubt:
             promises.append(check_doubt(books))
         if self.background is not None:

@@ -3,8 +3,9 @@ What ``railcore run`` is told: one TOML file and the environment.
 
 The file holds the routes, as ``ConfigDrivenRouteResolver`` reads them, and beside them what the
 rails need to know: ``[bank_accounts.NAME]``, where payers send transfers to, and ``[approvals]``,
-how many people have to confirm at each provider of the manual rail. Credentials are never in it:
-they come from the environment, as ``RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>``.
+how many people have to confirm at each provider of the manual rail; and ``[events]``, where a
+worker delivers events. Credentials are never in it: they come from the environment, as
+``RAILCORE_SECRET_<PROVIDER>_<ACCOUNT>``.
 """
 
 import tomllib
@@ -18,7 +19,7 @@ from railcore.errors import InvalidValueError, MisconfiguredError
 from railcore.rails.bank_transfer import BankAccount
 
 MANUAL: Final = "manual"
-_BESIDES: Final = ("bank_accounts", "approvals")
+_BESIDES: Final = ("bank_accounts", "approvals", "events")
 
 
 @attrs.frozen(kw_only=True)
@@ -30,11 +31,13 @@ class Configuration:
         routes: As ``ConfigDrivenRouteResolver.from_mapping`` takes them.
         bank_accounts: Where payers send transfers to, by the account of the route.
         approvals: How many people confirm, by provider of the manual rail.
+        events: Where events are delivered, as ``railcore_adapters.cli.delivery`` reads it.
     """
 
     routes: Mapping[str, object]
     bank_accounts: Mapping[str, BankAccount]
     approvals: Mapping[str, int]
+    events: Mapping[str, object] = attrs.field(factory=dict, repr=False)
 
 
 def read_configuration(path: Path) -> Configuration:
@@ -55,6 +58,7 @@ def read_configuration(path: Path) -> Configuration:
         routes={name: value for name, value in config.items() if name not in _BESIDES},
         bank_accounts={name: _bank_account(name, entry) for name, entry in accounts.items()},
         approvals={MANUAL: 1, **_table(config, "approvals")},
+        events=_table(config, "events"),
     )
 
 

@@ -23,7 +23,7 @@ from railcore.errors import MisconfiguredError
 from railcore.execution import PaymentExecution
 from railcore.redaction import Secret
 from railcore.webhooks import WebhookAccount
-from railcore_adapters.cli.accounting import Charged
+from railcore_adapters.cli.accounting import Moved
 from railcore_adapters.cli.background import Background, EventLog, listening, working
 from railcore_adapters.cli.billing_file import BillingFile, read_billing_file
 from railcore_adapters.cli.books import Books
@@ -115,10 +115,10 @@ class Demo:
                 for deed in told(people.deeds):
                     self._say(f"  {deed}")
 
-            async def ledger(_: Books) -> Sequence[Charged]:
-                return sandbox.ledger.charges
+            async def ledger(_: Books) -> Sequence[Moved]:
+                return [*sandbox.ledger.charges, *sandbox.ledger.movements]
 
-            summary = await run.carry_out(file, charges=ledger, people=let_people_act)
+            summary = await run.carry_out(file, movements=ledger, people=let_people_act)
             self._tell_webhooks(sandbox.webhooks.sent)
             self._tell_events(events)
             return summary

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from railcore.enums import ExecutionStatus, PaymentRail, PendingReason
+from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason
 from railcore.failures import Advice
 from railcore_adapters.cli.accounting import Promise
 from railcore_adapters.cli.summary import BROKEN, SETTLED, Group, Summary
@@ -47,6 +47,7 @@ _REFUSALS: Final[Mapping[str, str]] = {
     "live_execution_exists": "The debt is paid, or being paid, under another key.",
     "limit_exceeded": "More than is authorized or captured.",
     "currency_mismatch": "The payment is held in another currency.",
+    "in_doubt": "What becomes of another payment decides. Ask again later.",
     "execution_not_found": "There is no such execution to follow up.",
 }
 
@@ -153,14 +154,19 @@ def _rails(summary: Summary) -> Table:
     return table
 
 
+def _of(group: Group) -> str:
+    """Return which operation it is, where it is not simply a charge."""
+    return "" if group.operation is Operation.CHARGE else f"{group.operation} "
+
+
 def _status(group: Group) -> Text:
     match group.status:
         case ExecutionStatus.COMPLETED:
-            return Text("completed", "green")
+            return Text(f"{_of(group)}completed", "green")
         case ExecutionStatus.FAILED:
-            return Text("failed", "red")
+            return Text(f"{_of(group)}failed", "red")
         case _:
-            return Text(_REASONS[group.reason][0], "yellow")
+            return Text(f"{_of(group)}{_REASONS[group.reason][0]}", "yellow")
 
 
 def _amounts(group: Group, codes: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -199,7 +205,8 @@ def _open(summary: Summary) -> Table:
     for group in summary.open_groups:
         why, who = _REASONS[group.reason]
         when = _when(group, summary.books.read_at)
-        table.add_row(_RAILS.get(group.rail, group.rail), why, f"{group.count:,}", who, when)
+        rail = _RAILS.get(group.rail, group.rail)
+        table.add_row(rail, f"{_of(group)}{why}", f"{group.count:,}", who, when)
     return table
 
 

@@ -9,7 +9,7 @@ import httpx
 from rich.console import Console
 
 from railcore.ports import Observer
-from railcore_adapters.cli.accounting import Charged
+from railcore_adapters.cli.accounting import Moved
 from railcore_adapters.cli.billing_file import BillingFile, read_billing_file
 from railcore_adapters.cli.books import Books
 from railcore_adapters.cli.carry_out import RepeatCounter, Run
@@ -72,33 +72,34 @@ class RunFile:
                 at_once=self.at_once,
                 patience_s=self.lease_s + 15.0 if self.settle_s is None else self.settle_s,
             )
-            return await run.carry_out(file, charges=self._charges)
+            return await run.carry_out(file, movements=self._movements)
 
-    async def _charges(self, books: Books) -> Sequence[Charged] | None:
-        """Return our charges in the sandbox's ledger; None where there is none."""
+    async def _movements(self, books: Books) -> Sequence[Moved] | None:
+        """Return what is ours in the sandbox's ledger; None where there is none."""
         if self.stub_url is None:
             return None
         ours = {one.provider_key for one in books.executions}
-        charged = await _ledger(self.stub_url)
-        if charged is None:
+        moved = await _ledger(self.stub_url)
+        if moved is None:
             return None
-        return [one for one in charged if one.reference in ours]
+        return [one for one in moved if one.reference in ours]
 
 
 @attrs.frozen(kw_only=True)
-class _Charge:
+class _Movement:
     id: str
     reference: str
     amount_minor: int
     currency: str
 
 
-async def _ledger(url: str) -> list[_Charge] | None:
+async def _ledger(url: str) -> list[_Movement] | None:
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=30.0) as client:
             answer = await client.get(f"{url}/ledger")
-            rows = answer.raise_for_status().json()["charges"]
-        names = [field.name for field in attrs.fields(_Charge)]
-        return [_Charge(**{name: row[name] for name in names}) for row in rows]
+            ledger = answer.raise_for_status().json()
+            rows = [*ledger["charges"], *ledger["movements"]]
+        names = [field.name for field in attrs.fields(_Movement)]
+        return [_Movement(**{name: row[name] for name in names}) for row in rows]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,7 @@ from typing import Final
 
 import attrs
 
-from railcore.enums import ExecutionStatus, PendingReason
+from railcore.enums import ExecutionStatus, Operation, PendingReason
 from railcore.errors import (
     CurrencyMismatchError,
     ExecutionNotFoundError,
@@ -49,7 +49,7 @@ _KINDS: Final[Mapping[type[Exception], str]] = {
 @attrs.frozen(kw_only=True)
 class Group:
     """
-    Executions that are alike: same rail, status and reason to wait.
+    Executions that are alike: same rail, operation, status and reason to wait.
 
     Attributes:
         amounts: Minor units by currency.
@@ -57,6 +57,7 @@ class Group:
     """
 
     rail: str
+    operation: Operation
     status: ExecutionStatus
     reason: PendingReason | None
     count: int
@@ -90,11 +91,12 @@ class Summary:
 
     @property
     def groups(self) -> list[Group]:
-        """The executions by rail and status."""
-        grouped: defaultdict[tuple[str, int, str], list[ExecutionRow]] = defaultdict(list)
+        """The executions by rail, operation and status."""
+        grouped: defaultdict[tuple[str, int, int, str], list[ExecutionRow]] = defaultdict(list)
         for one in self.books.executions:
+            step = list(Operation).index(Operation(one.operation))
             place = list(ExecutionStatus).index(one.status)
-            grouped[one.rail.value, -place, one.pending_reason or ""].append(one)
+            grouped[one.rail.value, step, -place, one.pending_reason or ""].append(one)
         return [_group(rows) for _, rows in sorted(grouped.items())]
 
     @property
@@ -173,6 +175,7 @@ def _group(rows: Sequence[ExecutionRow]) -> Group:
     due = [one.next_check_at for one in rows if one.next_check_at is not None]
     return Group(
         rail=rows[0].rail.value,
+        operation=Operation(rows[0].operation),
         status=rows[0].status,
         reason=rows[0].pending_reason,
         count=len(rows),
@@ -185,6 +188,7 @@ def _group_as_json(group: Group) -> dict[str, object]:
     due = group.next_check_at
     return {
         "rail": group.rail,
+        "operation": group.operation.value,
         "status": group.status.value,
         "pending_reason": group.reason,
         "count": group.count,

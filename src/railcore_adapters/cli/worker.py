@@ -4,8 +4,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,19 @@ import attrs
 from rich.console import Console
 
 from railcore.budget import AccountLimits
+from railcore.errors import MisconfiguredError
 from railcore.ports import AsyncEventSink, Observer
 from railcore.relay import AsyncRelay
-from railcore_adapters.cli.configuration import read_configuration
-from railcore_adapters.cli.wiring import Host, Wishes, accounts_of, open_host, stub_webhooks
+from railcore_adapters.cli.configuration import Configuration, read_configuration
+from railcore_adapters.cli.delivery import ConfiguredSink, sink_of
+from railcore_adapters.cli.wiring import (
+    Host,
+    Wishes,
+    accounts_of,
+    modes_of,
+    open_host,
+    stub_webhooks,
+)
 from railcore_adapters.credentials import EnvironmentCredentials, EnvironmentWebhookAccounts
 from railcore_adapters.embedded import open_database
 from railcore_adapters.sinks import AsyncPrintedSink
@@ -42,7 +51,7 @@ class WorkerProcess:
         at_once: How many are under way.
         per_second: How many of one account are taken up a second.
         recovery_since: When the database came back from a copy or a failover.
-        is_printing: Whether events are relayed to standard output.
+        is_printing: Whether events are relayed to standard output, where no receiver is configured.
         console: Where it says that it is ready.
         observer: Is told of every call and outcome.
     """
@@ -67,8 +76,13 @@ class WorkerProcess:
             return asyncio.run(self._carry_out(database.url))
 
     async def _carry_out(self, url: str) -> int | None:
-        async with open_host(self._wishes(url)) as host:
-            worker = self._worker(host)
+        configuration = read_configuration(self.routes)
+        async with AsyncExitStack() as opened:
+            sink = self._sink(configuration.events)
+            if isinstance(sink, ConfiguredSink):
+                await opened.enter_async_context(sink)
+            host = await opened.enter_async_context(open_host(self._wishes(url, configuration)))
+            worker = self._worker(host, sink)
             with _stopped_by_signals(worker):
                 if self.once:
                     return await worker.run_once()
@@ -76,9 +90,21 @@ class WorkerProcess:
                 await worker.run()
         return None
 
-    def _wishes(self, url: str) -> Wishes:
-        configuration = read_configuration(self.routes)
-        accounts = EnvironmentWebhookAccounts(accounts_of(configuration, "stub"))
+    def _sink(self, events: Mapping[str, object]) -> AsyncEventSink | None:
+        """Return where events go: never to the terminal what a receiver waits for."""
+        if events and self.is_printing:
+            problem = "the configuration delivers events elsewhere"
+            raise MisconfiguredError("--print-events", problem, "Leave it out, or [events]")
+        if self.is_printing:
+            return AsyncPrintedSink()
+        return sink_of(events) if events and self._does(Duty.RELAY) else None
+
+    def _does(self, duty: Duty) -> bool:
+        return self.duties is None or duty in self.duties
+
+    def _wishes(self, url: str, configuration: Configuration) -> Wishes:
+        names, modes = accounts_of(configuration, "stub"), modes_of(configuration)
+        accounts = EnvironmentWebhookAccounts(names, modes=modes)
         return Wishes(
             database_url=url,
             configuration=configuration,
@@ -93,8 +119,7 @@ class WorkerProcess:
             observer=self.observer,
         )
 
-    def _worker(self, host: Host) -> AsyncWorker:
-        sink = AsyncPrintedSink() if self.is_printing else None
+    def _worker(self, host: Host, sink: AsyncEventSink | None) -> AsyncWorker:
         burst = max(1, min(self.at_once, round(self.per_second)))
         limits = AccountLimits(at_once=self.at_once, per_second=self.per_second, burst=burst)
         return AsyncWorker(
