@@ -216,6 +216,17 @@ def test_simple_duties_are_repeated_until_nothing_is_left(shop: Workshop) -> Non
     assert not left
 
 
+def test_where_there_were_events_there_is_no_waiting_for_more(shop: Workshop) -> None:
+    left = [1] * 20
+    slow = WorkerSettings(shortest_pause_s=5.0, longest_pause_s=5.0)
+    shop.make(relay=lambda: left.pop() if len(left) > 1 else 1, duties=[Duty.RELAY], settings=slow)
+    started_s = time.monotonic()
+
+    shop.run_until(lambda: len(left) == 1)
+
+    assert time.monotonic() - started_s < 4
+
+
 def test_a_duty_without_means_is_refused(shop: Workshop) -> None:
     with pytest.raises(MisconfiguredError, match="nothing to relay with"):
         shop.make(duties=[Duty.RELAY])

@@ -21,28 +21,11 @@ from railcore.errors import StoreError
 from railcore.events import JournalEvent
 from railcore.relay import AsyncRelay, Relay, RelayRun, RelaySettings
 from railcore_sqlalchemy.outbox import AsyncSqlOutbox, SqlOutbox
+from tests.faults.ledgers import FileSink
 
 CONNECT = {"options": "-c role=railcore_relay -c lock_timeout=500ms -c jit=off"}
 SLOW_S = 0.002
 IDLE_S = 0.01
-
-
-@attrs.define
-class FileSink:
-    """Appends to a file, a line in one write: a receiver that outlives the relays."""
-
-    path: str
-    owner: str
-    then: Callable[[], None]
-    file: int = attrs.field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-
-    def take(self, event: JournalEvent) -> None:
-        line = f"{self.owner} {event.payment_id} {event.seq} {event.event_id}\n"
-        os.write(self.file, line.encode())
-        self.then()
 
 
 @attrs.define
@@ -61,18 +44,22 @@ class Self:
 @attrs.frozen
 class SyncSink:
     inner: FileSink
+    then: Callable[[], None]
 
     def deliver(self, event: JournalEvent, /) -> None:
         self.inner.take(event)
+        self.then()
         time.sleep(SLOW_S)
 
 
 @attrs.frozen
 class AsyncSink:
     inner: FileSink
+    then: Callable[[], None]
 
     async def deliver(self, event: JournalEvent, /) -> None:
         self.inner.take(event)
+        self.then()
         await asyncio.sleep(SLOW_S)
 
 
@@ -83,10 +70,9 @@ def note(run: RelayRun) -> float:
     return IDLE_S if run.is_idle else 0.0
 
 
-def relay(url: str, sink: FileSink, settings: RelaySettings) -> None:
-    one = Relay(
-        SqlOutbox(sqlalchemy.create_engine(url, connect_args=CONNECT)), SyncSink(sink), settings
-    )
+def relay(url: str, sink: SyncSink, settings: RelaySettings) -> None:
+    outbox = SqlOutbox(sqlalchemy.create_engine(url, connect_args=CONNECT))
+    one = Relay(outbox, sink, settings)
     while True:
         try:
             time.sleep(note(one.run()))
@@ -94,9 +80,9 @@ def relay(url: str, sink: FileSink, settings: RelaySettings) -> None:
             time.sleep(IDLE_S)
 
 
-async def arelay(url: str, sink: FileSink, settings: RelaySettings) -> None:
+async def arelay(url: str, sink: AsyncSink, settings: RelaySettings) -> None:
     outbox = AsyncSqlOutbox(create_async_engine(url, connect_args=CONNECT))
-    one = AsyncRelay(outbox, AsyncSink(sink), settings, gather=asyncio.gather)
+    one = AsyncRelay(outbox, sink, settings, gather=asyncio.gather)
     while True:
         try:
             await asyncio.sleep(note(await one.run()))
@@ -107,11 +93,11 @@ async def arelay(url: str, sink: FileSink, settings: RelaySettings) -> None:
 def main(url: str, log: str, lease_s: str, colour: str, *own_end: str) -> None:
     sent, nth = own_end or ("SIGKILL", "0")
     then = Self(signal.Signals[sent], int(nth))
-    sink = FileSink(log, f"relay-{os.getpid()}", then)
+    sink = FileSink(log, f"relay-{os.getpid()}")
     settings = RelaySettings(owner=sink.owner, lease_s=float(lease_s), batch=64, per_payment=16)
     if colour == "sync":
-        relay(url, sink, settings)
-    asyncio.run(arelay(url, sink, settings))
+        relay(url, SyncSink(sink, then), settings)
+    asyncio.run(arelay(url, AsyncSink(sink, then), settings))
 
 
 if __name__ == "__main__":

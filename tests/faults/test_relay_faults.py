@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -37,22 +37,13 @@ from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.outbox import SqlOutbox
 from railcore_sqlalchemy.stores import SqlExecutionStore
 from tests.conftest import conninfo
+from tests.faults.ledgers import Delivery, check, read_deliveries
 
 HERE = Path(__file__).parent
 CHAOS_S = float(os.environ.get("RAILCORE_FAULTS", "4"))
 LEASE_S = 0.5
 FROZEN_S = 1.5
 PAYMENTS = tuple(f"invoice-{number}" for number in range(6))
-
-
-@attrs.frozen
-class Delivery:
-    """A line of the sink's log."""
-
-    owner: str
-    payment_id: str
-    seq: int
-    event_id: UUID
 
 
 @attrs.define
@@ -77,9 +68,9 @@ class Stand:
         return SqlOutbox(self.engine)
 
     def start(self, colour: str, *own_end: str) -> subprocess.Popen[str]:
-        program = str(HERE / "relay_process.py")
-        words = [sys.executable, program, self.url, str(self.log), str(LEASE_S), colour, *own_end]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        program = (sys.executable, "-m", "tests.faults.relay_process")
+        words = [*program, self.url, str(self.log), str(LEASE_S), colour, *own_end]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1])
         self.relays.append(process)
         return process
 
@@ -109,8 +100,7 @@ class Stand:
         return time.monotonic() - started
 
     def deliveries(self) -> Sequence[Delivery]:
-        lines = (line.split() for line in self.log.read_text().splitlines())
-        return [Delivery(owner, name, int(seq), UUID(id_)) for owner, name, seq, id_ in lines]
+        return read_deliveries(self.log)
 
     def journal(self) -> Mapping[tuple[str, int], UUID]:
         query = "select aggregateid, seq, id from railcore_event"
@@ -130,23 +120,6 @@ def stand(database_url: str, tmp_path: Path) -> Iterator[Stand]:
     finally:
         stand.stop()
         stand.engine.dispose()
-
-
-def check(deliveries: Sequence[Delivery], journal: Mapping[tuple[str, int], UUID]) -> Counter[str]:
-    """
-    Check that everything came, with its own id, and first 1, 2, 3 ... in each payment.
-
-    Returns how many events and how many repeated deliveries there were.
-    """
-    highest = defaultdict[str, int](int)
-    counted = Counter[str](events=len(journal))
-    for one in deliveries:
-        assert journal[one.payment_id, one.seq] == one.event_id
-        assert one.seq <= highest[one.payment_id] + 1, f"{one} skips {highest[one.payment_id] + 1}"
-        counted["repeated"] += one.seq <= highest[one.payment_id]
-        highest[one.payment_id] = max(one.seq, highest[one.payment_id])
-    assert {(one.payment_id, one.seq) for one in deliveries} == set(journal)
-    return counted
 
 
 class TestTheChecker:
@@ -308,7 +281,7 @@ def wait_until_stopped(process: subprocess.Popen[str]) -> None:
 # What commits late, what cannot be taken, what is lost ------------------------------------------
 
 
-def test_what_commits_late_is_not_skipped(stand: Stand) -> None:
+def test_ob1_what_commits_late_is_not_skipped(stand: Stand) -> None:
     first, *others = sorted(itertools.islice(neighbours(), 3))
     sink = InMemorySink()
     relay = Relay(stand.outbox, sink)
@@ -324,7 +297,7 @@ def test_what_commits_late_is_not_skipped(stand: Stand) -> None:
     assert [event.seq for event in sink.taken if event.payment_id == first] == [1, 2]
 
 
-def test_a_poisoned_event_parks_one_payment_and_no_other(stand: Stand) -> None:
+def test_ob5_a_poisoned_event_parks_one_payment_and_no_other(stand: Stand) -> None:
     poisoned, *others = sorted(itertools.islice(neighbours(), 4))
     for payment_id in (poisoned, *others):
         write(stand.store, payment_id, 5)
@@ -351,7 +324,7 @@ def test_a_poisoned_event_parks_one_payment_and_no_other(stand: Stand) -> None:
     assert [event.seq for event in sink.taken if event.payment_id == poisoned] == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_a_broker_lost_is_delivered_again_under_the_same_ids(stand: Stand) -> None:
+def test_ob6_what_a_broker_lost_is_delivered_again_under_the_same_ids(stand: Stand) -> None:
     for payment_id in PAYMENTS:
         write(stand.store, payment_id, 3)
     sink = InMemorySink()
@@ -404,7 +377,7 @@ def test_a_replay_of_many_pages_brings_every_event(
     assert {(event.payment_id, event.seq) for event in sink.taken} == before
 
 
-def test_a_payment_of_ten_thousand_events_starves_nobody(stand: Stand) -> None:
+def test_ob7_a_payment_of_ten_thousand_events_starves_nobody(stand: Stand) -> None:
     busy, *others = sorted(itertools.islice(neighbours(), 6))
     journal(stand.url, {busy: 10_000, **dict.fromkeys(others, 3)})
     sink = InMemorySink()

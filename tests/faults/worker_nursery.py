@@ -1,11 +1,15 @@
 """
 Forks workers that end or freeze at a chosen point.
 
-Its arguments are the addresses of a database and a sandbox, a file of routes, and a lease.
+Its argument is a JSON object, the ``Ground`` that they stand on.
 
 Each line of standard input is a JSON object: ``point`` and ``nth``, where the worker is to act on
-itself, and ``signal``, with what; an empty object is a worker that does its work. The pid of each
-is written to standard output. Forking costs milliseconds, where a new Python would cost a second.
+itself, ``number``, with which signal, and ``duties``, if not all; an empty object is a worker that
+does its work. The pid of each is written to standard output. Forking costs milliseconds, where a
+new Python would cost a second.
+
+A worker writes what it delivers to the log of the sink. Once it was frozen, it writes to the log of
+notes which of its writes changed nothing.
 """
 
 import asyncio
@@ -15,31 +19,78 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from railcore.budget import AccountLimits
+from railcore.events import JournalEvent
+from railcore.intake import Webhooks
+from railcore.ports import AsyncWebhookInbox
+from railcore.redaction import Secret
+from railcore.relay import AsyncRelay, RelaySettings
+from railcore.webhooks import WebhookAccount, WebhookSettings
 from railcore_adapters.cli import wiring
 from railcore_adapters.cli.configuration import read_configuration
-from railcore_adapters.credentials import EnvironmentCredentials
+from railcore_adapters.credentials import EnvironmentCredentials, FixedWebhookAccounts
+from railcore_adapters.sandbox.webhooks import DEFAULT_SECRET
+from railcore_adapters.stub import StubWebhooks
 from railcore_adapters.transport_httpx import AsyncHttpxTransport
-from railcore_adapters.worker import AsyncWorker, WorkerSettings
+from railcore_adapters.worker import AsyncWorker, Duty, WorkerSettings
+from railcore_sqlalchemy.inbox import AsyncSqlWebhookInbox
+from railcore_sqlalchemy.outbox import AsyncSqlOutbox
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore
+from tests.faults.fences import signed
+from tests.faults.ledgers import FileSink
 
-POINTS = (
-    "before_acquire_due",
-    "after_acquire_due",
-    "before_mark_sent",
-    "after_mark_sent",
-    "before_send",
-    "after_send",
-    "before_lookup",
-    "after_lookup",
-    "before_record",
-    "after_record",
-    "before_reschedule",
-    "before_put_back",
-)
+POINTS = {
+    "before_acquire_due": "send or check",
+    "after_acquire_due": "send or check",
+    "before_mark_sent": "send",
+    "after_mark_sent": "send",
+    "before_send": "send",
+    "after_send": "send",
+    "before_put_back": "send",
+    "before_lookup": "check",
+    "after_lookup": "check",
+    "before_reschedule": "check",
+    "before_record": "send, check or apply",
+    "after_record": "send, check or apply",
+    "after_inbox_due": "apply",
+    "before_settle": "apply",
+    "after_settle": "apply",
+    "after_lease": "relay",
+    "before_deliver": "relay",
+    "after_deliver": "relay",
+    "before_acknowledge": "relay",
+    "before_release": "relay",
+}
+"""Where a worker may come to grief, and at which of its duties."""
+
+
+@attrs.frozen(kw_only=True)
+class Ground:
+    """
+    What workers stand on.
+
+    Attributes:
+        database_url: The database.
+        stub_url: The sandbox.
+        routes: The file of routes.
+        lease_s: Of executions, deliveries and buckets alike.
+        sink: The log of what was delivered.
+        notes: The log of late writes.
+    """
+
+    database_url: str
+    stub_url: str
+    routes: str
+    lease_s: float
+    sink: str
+    notes: str
 
 
 class Fate:
@@ -47,16 +98,29 @@ class Fate:
 
     def __init__(self, point: str = "", nth: int = 0, number: int = 0) -> None:
         self.point, self.left, self.number = point, nth, number
+        self.is_late = False
 
     def reached(self, point: str) -> None:
         if point == self.point:
             self.left -= 1
             if self.left == 0:
                 os.kill(os.getpid(), self.number)
+                self.is_late = True
 
 
-def arm(fate: Fate) -> None:
-    """Replace what the command line is wired from with parts that report to *fate*."""
+def arm(  # noqa: C901 - a list of parts
+    fate: Fate, notes: FileSink
+) -> type[AsyncSqlWebhookInbox]:
+    """
+    Replace what the command line is wired from with parts that report to *fate*.
+
+    Returns the inbox to hear webhooks with.
+    """
+
+    def noted(name: str, changed: bool) -> bool:
+        if fate.is_late and not changed:
+            notes.write(name)
+        return changed
 
     class Store(AsyncSqlExecutionStore):
         async def acquire_due(self, due: Any, /) -> Any:
@@ -80,11 +144,39 @@ def arm(fate: Fate) -> None:
 
         async def reschedule(self, execution: Any, next_check_s: float, /) -> bool:
             fate.reached("before_reschedule")
-            return await super().reschedule(execution, next_check_s)
+            return noted("reschedule", await super().reschedule(execution, next_check_s))
 
         async def put_back(self, execution: Any, next_check_s: float, /) -> bool:
             fate.reached("before_put_back")
-            return await super().put_back(execution, next_check_s)
+            return noted("put_back", await super().put_back(execution, next_check_s))
+
+    class Inbox(AsyncSqlWebhookInbox):
+        async def due(self, limit: int, lease_s: float, /) -> Any:
+            found = await super().due(limit, lease_s)
+            if found:
+                fate.reached("after_inbox_due")
+            return found
+
+        async def settle(self, item: Any, settlement: Any, /) -> bool:
+            fate.reached("before_settle")
+            settled = noted("settle", await super().settle(item, settlement))
+            fate.reached("after_settle")
+            return settled
+
+    class Outbox(AsyncSqlOutbox):
+        async def lease(self, owner: str, lease_s: float, /) -> Any:
+            lease = await super().lease(owner, lease_s)
+            if lease is not None:
+                fate.reached("after_lease")
+            return lease
+
+        async def acknowledge(self, lease: Any, taken: Any, failed: Any, lease_s: float, /) -> bool:
+            fate.reached("before_acknowledge")
+            return noted("acknowledge", await super().acknowledge(lease, taken, failed, lease_s))
+
+        async def release(self, lease: Any, /) -> None:
+            fate.reached("before_release")
+            await super().release(lease)
 
     class Transport(AsyncHttpxTransport):
         async def send(self, request: Any, send_by: Any, /) -> Any:
@@ -95,45 +187,98 @@ def arm(fate: Fate) -> None:
             finally:
                 fate.reached(f"after_{name}")
 
-    vars(wiring).update(AsyncSqlExecutionStore=Store, AsyncHttpxTransport=Transport)
+    vars(wiring).update(
+        AsyncSqlExecutionStore=Store, AsyncHttpxTransport=Transport, AsyncSqlOutbox=Outbox
+    )
+    return Inbox
 
 
-async def work(database_url: str, stub_url: str, routes: Path, lease_s: float) -> None:
+@attrs.frozen
+class Sink:
+    """Delivers to a file that every process appends to."""
+
+    log: FileSink
+    fate: Fate
+
+    async def deliver(self, event: JournalEvent, /) -> None:
+        self.fate.reached("before_deliver")
+        self.log.take(event)
+        self.fate.reached("after_deliver")
+        await asyncio.sleep(0)
+
+
+def hearing(
+    lease_s: float, inbox: type[AsyncSqlWebhookInbox] = AsyncSqlWebhookInbox
+) -> Callable[[AsyncEngine], Webhooks[AsyncWebhookInbox]]:
+    """Return what hears the sandbox, over a database; a try that ended badly is soon repeated."""
+    account = WebhookAccount(account="main", secrets=(Secret(DEFAULT_SECRET),))
+    settings = WebhookSettings(lease_s=lease_s, first_retry_s=0.2)
+
+    def over(database: AsyncEngine) -> Webhooks[AsyncWebhookInbox]:
+        return Webhooks(
+            providers={"stub": StubWebhooks()},
+            accounts=FixedWebhookAccounts({"stub": [account]}),
+            inbox=inbox(database),
+            settings=settings,
+        )
+
+    return over
+
+
+async def work(ground: Ground, fate: Fate, duties: Sequence[str] | None) -> None:
+    owner = f"worker-{os.getpid()}"
+    inbox = arm(fate, FileSink(ground.notes, owner))
     wishes = wiring.Wishes(
-        database_url=database_url,
-        configuration=read_configuration(routes),
+        database_url=signed(ground.database_url, owner),
+        configuration=read_configuration(Path(ground.routes)),
         credentials=EnvironmentCredentials(),
-        stub_url=stub_url,
-        lease_s=lease_s,
+        stub_url=ground.stub_url,
+        lease_s=ground.lease_s,
         first_check_s=0.2,
         at_once=16,
-        owner=f"worker-{os.getpid()}",
+        owner=owner,
+        webhooks=hearing(ground.lease_s, inbox),
     )
     limits = AccountLimits(at_once=8, per_second=1000.0, burst=8)
     async with wiring.open_host(wishes) as host:
-        settings = WorkerSettings(at_once=8, default_limits=limits)
-        worker = AsyncWorker(host.payments, settings=settings)
+        relay = AsyncRelay(
+            host.outbox,
+            Sink(FileSink(ground.sink, owner), fate),
+            RelaySettings(owner=owner, lease_s=ground.lease_s),
+            gather=asyncio.gather,
+        )
+        worker = AsyncWorker(
+            host.payments,
+            settings=WorkerSettings(at_once=8, default_limits=limits),
+            duties=None if duties is None else [Duty(one) for one in duties],
+            apply_inbox=host.payments.apply_inbox,
+            relay=relay.run_once,
+        )
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
         await worker.run()
 
 
-def main(database_url: str, stub_url: str, routes: str, lease_s: str) -> None:
+def be(ground: Ground, told: Any) -> None:
+    """Be a worker until the end of this process."""
+    duties = told.pop("duties", None)
+    try:
+        asyncio.run(work(ground, Fate(**told), duties))
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - whatever it is, it is not to be the nursery's
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def main(ground: Ground) -> None:
     gc.freeze()
     for line in sys.stdin:
-        fate = json.loads(line)
         pid = os.fork()
         if not pid:
-            arm(Fate(**fate))
-            try:
-                asyncio.run(work(database_url, stub_url, Path(routes), float(lease_s)))
-                os._exit(0)
-            except BaseException:  # noqa: BLE001 - whatever it is, it is not to be the nursery's
-                traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(1)
+            be(ground, json.loads(line))
         sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(Ground(**json.loads(sys.argv[1])))

@@ -62,10 +62,16 @@ class WorkerSettings:
 
 
 class Pace:
-    """How long to wait for more work: longer and longer while there is none."""
+    """
+    How long to wait for more work: longer and longer while there is none.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    Deliveries and events are taken up in portions, so where there was one there may be more; what
+    is due of executions has all been taken up, as far as there is room.
+    """
+
+    def __init__(self, settings: WorkerSettings, duty: Duty) -> None:
         self._settings = settings
+        self._after_work_s = settings.shortest_pause_s if duty in IS_UNSENT else 0.0
         self._pause_s = settings.shortest_pause_s
 
     def after(self, found: int) -> float:
@@ -73,7 +79,7 @@ class Pace:
         settings = self._settings
         if found:
             self._pause_s = settings.shortest_pause_s
-            return self._pause_s
+            return self._after_work_s
         pause_s = self._pause_s
         self._pause_s = min(pause_s * 2, settings.longest_pause_s)
         return pause_s

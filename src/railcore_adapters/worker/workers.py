@@ -106,7 +106,7 @@ class Worker:
         return ThreadPoolExecutor(self._settings.at_once, "railcore-call")
 
     def _go_on(self, duty: Duty) -> None:
-        pace = Pace(self._settings)
+        pace = Pace(self._settings, duty)
         hands = _Hands[Future[None]](duty, self._settings)
         with self._pool() as pool:  # which waits for what is under way
             while not self._stopping.is_set():
@@ -224,7 +224,7 @@ class AsyncWorker:
         self._stopping.set()
 
     async def _go_on(self, duty: Duty) -> None:
-        pace = Pace(self._settings)
+        pace = Pace(self._settings, duty)
         hands = _Hands[asyncio.Task[None]](duty, self._settings)
         async with asyncio.TaskGroup() as group:  # which waits for what is under way
             while not self._stopping.is_set():
