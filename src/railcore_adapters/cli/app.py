@@ -41,6 +41,12 @@ Exit status:
   3    a promise is broken
   130  interrupted; run it again"""
 
+_DOCTOR_STATUSES: Final = """\b
+Exit status:
+  0  all is well
+  1  something is wrong
+  2  it could not look, or not at everything, and found nothing wrong in the rest"""
+
 _at_once = click.option(
     "--at-once",
     type=click.IntRange(1, 1000),
@@ -194,7 +200,7 @@ def run(
     type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
     help="The database was restored or failed over then: look up what is older before sending it.",
 )
-@click.option("--print-events", is_flag=True, help="Relay events to standard output.")
+@click.option("--print-events", is_flag=True, help="Relay events to the terminal.")
 @click.option("--log", "is_logging", is_flag=True, help="Log every call and outcome to stderr.")
 def worker(
     *,
@@ -214,7 +220,8 @@ def worker(
     """
     Send what was enqueued, look up what is open, and relay events, until SIGTERM.
 
-    Run as many as you like. One that dies loses nothing: another takes over when its leases end.
+    Events go where the table [events] of the configuration says. Run as many as you like. One that
+    dies loses nothing: another takes over when its leases end.
     """
     with _starting():
         from railcore_adapters.cli.report import make_console
@@ -459,6 +466,96 @@ def replay_events(*, since: datetime, database_url: str) -> None:
 
         count = replayed(database_url, since)
     click.echo(f"{count} events will be delivered again.")
+
+
+@main.command(epilog=_DOCTOR_STATUSES)
+@click.option("--database-url", envvar=URL_VARIABLE, required=True)
+@click.option("--routes", type=_FILE, envvar="RAILCORE_ROUTES", help="Look at this as well.")
+@click.option(
+    "--lease-s",
+    type=click.FloatRange(0.5, 3600),
+    default=60.0,
+    show_default=True,
+    help="What workers and hosts are started with.",
+)
+@click.option("--connections", type=click.IntRange(1), help="How many all processes may hold.")
+@click.option("--tenant", "tenant_id", help="Look at the rows of one tenant alone.")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
+    help="Look only at payments that had news since; local time without a zone.",
+)
+@click.option(
+    "--overdue-s",
+    type=click.FloatRange(0),
+    default=900.0,
+    show_default=True,
+    help="How late work may be before it is told.",
+)
+@click.option(
+    "--review-s",
+    type=click.FloatRange(0),
+    default=259_200.0,
+    show_default=True,
+    help="How long a contradiction may wait for a person.",
+)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(0.001, 3600),
+    default=60.0,
+    show_default=True,
+    help="How long one question to the database may take.",
+)
+@click.option("--roles/--no-roles", default=True, show_default=True, help="Look at roles.")
+@click.option("--relay/--no-relay", default=True, show_default=True, help="Whether one should run.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def doctor(
+    *,
+    database_url: str,
+    routes: Path | None,
+    lease_s: float,
+    connections: int | None,
+    tenant_id: str | None,
+    since: datetime | None,
+    overdue_s: float,
+    review_s: float,
+    limit: int,
+    timeout_s: float,
+    roles: bool,
+    relay: bool,
+    as_json: bool,
+) -> None:
+    """
+    Look whether a database and its settings are as they have to be, and name what is not.
+
+    Changes nothing, and is safe in production: one read-only transaction, a time limit for each
+    question. The role railcore_reader is enough.
+    """
+    with _starting():
+        from railcore_adapters.cli import doctor as looking
+        from railcore_adapters.cli.report import make_console
+        from railcore_sqlalchemy.doctor import Bounds
+
+        asked = looking.Doctor(
+            database_url=database_url,
+            routes=routes,
+            lease_s=lease_s,
+            bounds=Bounds(overdue_s=overdue_s, review_s=review_s),
+            tenant_id=tenant_id,
+            since=since,
+            limit=limit,
+            timeout_s=timeout_s,
+            with_roles=roles,
+            with_relay=relay,
+            connections=connections,
+        )
+        diagnosis = asked.look()
+        if as_json:
+            click.echo(json.dumps(looking.as_json(diagnosis), indent=2))
+        else:
+            looking.show(make_console(to_stderr=False), diagnosis)
+    sys.exit(diagnosis.exit_status)
 
 
 @main.group()
