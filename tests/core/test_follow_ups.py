@@ -325,6 +325,17 @@ def test_a_refund_beside_one_in_doubt_is_taken_within_what_is_left(host: Host) -
     assert not host.rail.looked_up
 
 
+def test_a_refund_in_doubt_counts_against_its_charge(host: Host) -> None:
+    both = Money(200, SAR)
+    first = charge(host, due=both)
+    charge(host, due=both, idempotency_key="c2")
+    lose(host, asked(REFUND, first, 60, "r1"))
+
+    with pytest.raises(InDoubtError):
+        host.execute(asked(REFUND, first, 41, "r2"))
+    assert host.execute(asked(REFUND, first, 40, "r3")).status is COMPLETED
+
+
 def test_a_key_in_doubt_is_returned_as_it_is_and_asked_about_nowhere(host: Host) -> None:
     parent = charge(host)
     first = lose(host, asked(REFUND, parent, 100, "r1"))

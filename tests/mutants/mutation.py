@@ -1,11 +1,17 @@
 """What a mutant is: one rule of the source weakened, and the tests that have to notice."""
 
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 ROOT: Final = Path(__file__).parents[2]
+_FAULT: Final = re.compile(r"(?<=::test_)[a-z]{2}[0-9]+_(?=[a-z])")
+"""The id of a fault in the name of a test: mutants name tests without."""
 
 
 class StaleMutantError(Exception):
@@ -22,8 +28,8 @@ class Mutant:
         file: The file, as it is called below ``src``.
         before: A text that is in the file exactly once, as short as that allows.
         after: What stands there instead.
-        tests: Node ids. Every one of them has to fail; one without brackets has failed when one of
-            its cases has.
+        tests: Node ids, without ids of faults. Every one of them has to fail; one without brackets
+            has failed when one of its cases has.
         also: Further pairs of texts, for a rule that is kept in several places of the file.
     """
 
@@ -54,3 +60,26 @@ class Mutant:
 def source(file: str) -> str:
     """Return what *file* below ``src`` says."""
     return (ROOT / "src" / file).read_text()
+
+
+def without_fault(test: str) -> str:
+    """Return a node id without the id of a fault."""
+    return _FAULT.sub("", test)
+
+
+def collected(tests: Iterable[str], folder: Path = ROOT) -> dict[str, list[str]]:
+    """Return which cases each of *tests* has in *folder*."""
+    files = sorted({test.partition("::")[0] for test in tests})
+    listed = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "--no-header", *files],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    cases: dict[str, list[str]] = {test: [] for test in tests}
+    for case in listed:
+        plain = without_fault(case)
+        for name in {plain, plain.partition("[")[0]} & cases.keys():
+            cases[name].append(case)
+    return cases

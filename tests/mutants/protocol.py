@@ -1,7 +1,498 @@
-"""Weakened rules of the call protocol, of the lifecycle and of the relay."""
+"""Weakened rules of the call protocol, of the lifecycle, of the relay and of the webhooks."""
 
 from typing import Final
 
 from tests.mutants.mutation import Mutant
 
-PROTOCOL: Final[tuple[Mutant, ...]] = ()
+_CORE = "railcore/"
+_KERNEL = _CORE + "kernel.py"
+_PROCEDURES = _CORE + "procedures.py"
+_LIFECYCLE = _CORE + "lifecycle.py"
+_OF_KERNEL = "tests/core/test_kernel.py::"
+_OF_ENGINE = "tests/core/test_engine.py::"
+_OF_ENQUEUE = "tests/core/test_enqueue.py::"
+_OF_LIFECYCLE = "tests/core/test_lifecycle.py::"
+_OF_FOLLOW_UPS = "tests/core/test_follow_ups.py::"
+_OF_INTAKE = "tests/core/test_intake.py::"
+_OF_RELAY = "tests/core/test_relay.py::"
+
+_SENDING = (
+    Mutant(
+        "R1: a request leaves before it is marked as sent again",
+        _PROCEDURES,
+        "        marked = yield from ask(\n"
+        "            lambda: self.store.mark_sent(execution, self.kernel.settings.lease_s)\n"
+        "        )\n",
+        "        marked = execution\n",
+        (_OF_ENGINE + "test_a_resend_is_marked_before_it_leaves",),
+    ),
+    Mutant(
+        "R1: whoever lost the lease sends all the same",
+        _PROCEDURES,
+        "        return (yield from self._send(marked, send_by))",
+        "        return (yield from self._send(marked or execution, send_by))",
+        (_OF_ENGINE + "test_a_zombie_between_lookup_and_resend_sends_nothing",),
+        also=(("        if marked is None:\n", "        if False:\n"),),
+    ),
+    Mutant(
+        "R2: no send deadline",
+        _PROCEDURES,
+        "if send_by.has_passed():",
+        "if False:",
+        (_OF_ENGINE + "test_a_resend_mark_that_took_longer_than_the_send_deadline_sends_nothing",),
+    ),
+    Mutant(
+        "R2: the deadline begins after the claim",
+        _PROCEDURES,
+        "        send_by = self.kernel.send_by(plan.timing)\n"
+        "        outcome = yield from ask(lambda: self.store.claim(plan.claim))\n",
+        "        outcome = yield from ask(lambda: self.store.claim(plan.claim))\n"
+        "        send_by = self.kernel.send_by(plan.timing)\n",
+        (_OF_ENGINE + "test_a_slow_claim_is_marked_anew_before_it_is_sent",),
+    ),
+    Mutant(
+        "R3: resend after W",
+        _KERNEL,
+        "return at + settled < execution.first_sent_at + timedelta(seconds=can.timing.key_window_s)",
+        "return True",
+        (
+            _OF_KERNEL + "test_a_request_is_repeated_only_well_inside_the_key_window",
+            _OF_ENGINE + "test_outside_the_key_window_nothing_is_sent_again",
+        ),
+    ),
+    Mutant(
+        "R3: resend until W, however long a request may be on its way",
+        _KERNEL,
+        "return at + settled < execution.first_sent_at",
+        "return at < execution.first_sent_at",
+        (_OF_KERNEL + "test_a_request_is_repeated_only_well_inside_the_key_window",),
+    ),
+    Mutant(
+        "R3: W counts from the last send",
+        _KERNEL,
+        "settled < execution.first_sent_at",
+        "settled < execution.last_sent_at",
+        (_OF_KERNEL + "test_the_window_begins_with_the_first_send",),
+    ),
+    Mutant(
+        "R3: a lookup takes no time",
+        _KERNEL,
+        "may_resend(execution, can, at + timedelta(seconds=took_s))",
+        "may_resend(execution, can, at)",
+        (_OF_ENGINE + "test_a_lookup_that_froze_past_the_key_window_resends_nothing",),
+    ),
+    Mutant(
+        "R3: resend to a provider that knows no keys",
+        _KERNEL,
+        "if can.idempotency is Idempotency.NONE:",
+        "if False:",
+        (_OF_KERNEL + "test_without_idempotency_nothing_is_repeated",),
+    ),
+    Mutant(
+        "R3: resend without a lookup",
+        _PROCEDURES,
+        "        result = yield from self._look_up(execution)\n"
+        "        took_s = self.kernel.clock.monotonic() - started_s\n",
+        "        result = RailResult.absent()\n        took_s = 0.0\n",
+        (_OF_ENGINE + "test_a_lost_answer_is_unknown_and_is_found_again",),
+    ),
+    Mutant(
+        "a retry carries another key",
+        _CORE + "context.py",
+        'text = f"{tenant_id} {operation} {idempotency_key} {step}"',
+        'text = f"{tenant_id} {operation} {idempotency_key} {step} {object()}"',
+        (
+            _OF_ENGINE + "test_what_never_arrived_is_sent_again_once_with_the_same_key",
+            "tests/core/test_context.py::test_the_provider_key_never_changes"
+            "_from_release_to_release",
+        ),
+    ),
+    Mutant(
+        "the provider's key forgets the tenant",
+        _CORE + "context.py",
+        'text = f"{tenant_id} {operation} {idempotency_key} {step}"',
+        'text = f"{operation} {idempotency_key} {step}"',
+        (_OF_ENGINE + "test_the_same_key_of_another_tenant_is_another_request",),
+    ),
+    Mutant(
+        "enqueued work is sent after its time",
+        _PROCEDURES,
+        "if left_s is not None and left_s <= 0:",
+        "if False:",
+        (_OF_ENQUEUE + "test_what_could_not_be_sent_in_time_fails",),
+    ),
+    Mutant(
+        "what a lost database forgot is sent again at once",
+        _KERNEL,
+        "return since is not None and created_at is not None and created_at < since",
+        "return False",
+        (_OF_ENQUEUE + "test_a_forgotten_send_is_found_before_the_first_one",),
+    ),
+    Mutant(
+        "a lease shorter than a call",
+        _KERNEL,
+        "if settings.lease_s <= call_s:",
+        "if False:",
+        (_OF_ENGINE + "test_an_engine_whose_lease_is_too_short_does_not_start",),
+    ),
+    Mutant(
+        "W <= D + L is taken",
+        _CORE + "routing.py",
+        "if self.key_window_s is not None and self.key_window_s <= settled:",
+        "if False:",
+        ("tests/core/test_routing.py::test_a_key_window_outlasts_the_latest_arrival",),
+    ),
+)
+
+_PROVING = (
+    Mutant(
+        "R4: 404 is proof at once",
+        _KERNEL,
+        "return can.lookup_is_authoritative and waiting_s is not None and waiting_s < 0",
+        "return can.lookup_is_authoritative and waiting_s is not None",
+        (
+            _OF_KERNEL + "test_absence_proves_something_only_after_arrival_and_read_lag",
+            _OF_ENGINE + "test_without_idempotency_absence_waits_for_its_proof",
+        ),
+    ),
+    Mutant(
+        "R4: any provider's 404 is proof",
+        _KERNEL,
+        "return can.lookup_is_authoritative and waiting_s",
+        "return waiting_s",
+        (_OF_KERNEL + "test_a_lookup_that_is_not_authoritative_proves_nothing",),
+        also=(
+            (
+                "if execution.last_sent_at is None or not can.lookup_is_authoritative:",
+                "if execution.last_sent_at is None:",
+            ),
+        ),
+    ),
+    Mutant(
+        "R4: the wait counts from the first send",
+        _KERNEL,
+        "proven_at = execution.last_sent_at",
+        "proven_at = execution.first_sent_at",
+        (_OF_KERNEL + "test_the_wait_begins_with_the_last_send",),
+    ),
+    Mutant(
+        "R4: what the provider has named can be absent",
+        _KERNEL,
+        "if execution.provider_ref is not None:",
+        "if False:",
+        (_OF_KERNEL + "test_what_the_provider_has_named_is_never_proven_absent",),
+    ),
+    Mutant(
+        "R5: a timeout is a failure",
+        _CORE + "rails/exchanges.py",
+        "case TransportError(may_have_left=False):",
+        "case TransportError():",
+        ("tests/core/test_rails_http.py::test_what_may_have_left_is_unknown",),
+    ),
+    Mutant(
+        "R5: a later error forgets that money may have left",
+        _CORE + "rails/exchanges.py",
+        "if code is None or money_may_have_left:",
+        "if code is None:",
+        (
+            "tests/core/test_rails_http.py::"
+            "test_once_money_may_have_moved_no_later_error_makes_it_a_failure",
+        ),
+    ),
+    Mutant(
+        "R5: an ambiguous code is definite",
+        _CORE + "failures.py",
+        'category.TRANSIENT, advice.LOOK_UP, "being_checked", ambiguous',
+        'category.TRANSIENT, advice.LOOK_UP, "being_checked"',
+        ("tests/core/test_failures.py::test_two_codes_are_ambiguous",),
+    ),
+    Mutant(
+        "R5: an exception is a failure",
+        _PROCEDURES,
+        "yield from self._fold(execution, self.kernel.fact_of_exception)",
+        "yield from self._fold(execution, self.kernel.fact_of_silence)",
+        (_OF_ENGINE + "test_an_exception_in_a_rail_reaches_the_caller_and_the_row_says_unknown",),
+    ),
+    Mutant(
+        "R5: a lookup that is refused is a refused payment",
+        _KERNEL,
+        "    return result.pending_reason is not PendingReason.OUTCOME_UNKNOWN and (\n"
+        "        result.failure is None or result.failure.category is FailureCategory.PERMANENT\n"
+        "    )\n",
+        "    return result.pending_reason is not PendingReason.OUTCOME_UNKNOWN\n",
+        (_OF_ENGINE + "test_a_lookup_that_is_refused_never_fails_what_was_sent",),
+    ),
+    Mutant(
+        "a second try speaks for the first",
+        _KERNEL,
+        "if own_try and execution.tries > 1:",
+        "if False:",
+        (_OF_ENGINE + "test_a_resend_that_never_left_fails_nothing",),
+    ),
+    Mutant(
+        "a zombie's try that never left counts",
+        _KERNEL,
+        "is_fenced=fact.is_own_try",
+        "is_fenced=False",
+        (_OF_ENGINE + "test_a_zombies_try_that_never_left_fails_nothing_while_another_is_at_it",),
+    ),
+    Mutant(
+        "a wallet's money may be there twice: it has no deadline",
+        _CORE + "clock.py",
+        "return self.monotonic() > self.at_s",
+        "return False",
+        (_OF_KERNEL + "test_a_request_may_leave_until_the_send_deadline",),
+    ),
+    Mutant(
+        "R7: another route after a timeout",
+        _CORE + "failures.py",
+        "return self.is_definite and self.category",
+        "return self.category",
+        (
+            "tests/core/test_failures.py::test_another_route_is_tried_only_after_a_definite_transient_failure",
+        ),
+    ),
+)
+
+_KNOWING = (
+    Mutant(
+        "a known key stands for any request",
+        _KERNEL,
+        "if stored.context.fingerprint == context.fingerprint:",
+        "if True:",
+        (_OF_ENGINE + "test_the_same_key_for_another_request_is_a_conflict",),
+    ),
+    Mutant(
+        "the fingerprint forgets the amount",
+        _CORE + "context.py",
+        '            "amount_minor": self.money.amount_minor,\n',
+        "",
+        ("tests/core/test_context.py::test_the_fingerprint_tells_apart_what_moves_money",),
+    ),
+    Mutant(
+        "a terminal state may be left",
+        _LIFECYCLE,
+        "ExecutionStatus.COMPLETED: frozenset(),",
+        "ExecutionStatus.COMPLETED: frozenset({ExecutionStatus.FAILED}),",
+        (
+            _OF_LIFECYCLE + "test_the_edges_are_these_seven",
+            _OF_LIFECYCLE + "test_a_terminal_execution_never_evolves",
+        ),
+    ),
+    Mutant(
+        "weaker news moves a state back",
+        _LIFECYCLE,
+        "case _ if rank_of_fact(fact) > rank_of(execution):",
+        "case _ if True:",
+        (_OF_LIFECYCLE + "test_weaker_news_never_moves_a_state_back",),
+    ),
+    Mutant(
+        "the amount is not compared",
+        _LIFECYCLE,
+        "if reported is None or reported == asked:",
+        "if True:",
+        (
+            _OF_LIFECYCLE + "test_another_amount_than_asked_completes_nothing",
+            _OF_ENGINE + "test_another_amount_than_asked_is_doubt_and_a_discrepancy",
+        ),
+    ),
+    Mutant(
+        "the currency of a receipt is not compared",
+        _LIFECYCLE,
+        "if reported is None or reported.currency == asked.currency:",
+        "if True:",
+        (_OF_LIFECYCLE + "test_a_receipt_in_another_currency_is_not_counted",),
+    ),
+    Mutant(
+        "the reference is not compared",
+        _LIFECYCLE,
+        "if result.provider_ref == execution.provider_ref:",
+        "if True:",
+        (_OF_LIFECYCLE + "test_contradictions_are_the_same_whichever_came_first",),
+    ),
+    Mutant(
+        "money that comes after a failure is dropped",
+        _LIFECYCLE,
+        "            return Decision(\n"
+        "                None, _late_success(execution, fact.result.provider_ref, execution.failure)\n"
+        "            )\n",
+        "            return NO_NEWS\n",
+        (
+            _OF_LIFECYCLE + "test_contradictions_are_the_same_whichever_came_first",
+            "tests/property/test_fold.py::test_no_success_is_ever_dropped",
+        ),
+    ),
+    Mutant(
+        "the last receipt counts instead of the largest",
+        _LIFECYCLE,
+        "return max((amount for amount in (settled_minor, received)",
+        "return min((amount for amount in (received, settled_minor)",
+        (_OF_LIFECYCLE + "test_a_larger_receipt_counts_although_its_news_is_weaker",),
+    ),
+    Mutant(
+        "a discrepancy is swallowed",
+        _PROCEDURES,
+        "for found in decision.discrepancies:",
+        "for found in ():",
+        (_OF_ENGINE + "test_another_amount_than_asked_is_doubt_and_a_discrepancy",),
+    ),
+    Mutant(
+        "a refund in doubt does not count",
+        _CORE + "execution.py",
+        "return self.captured_minor - self.refunded_minor - self.refunding_minor",
+        "return self.captured_minor - self.refunded_minor",
+        (_OF_KERNEL + "test_money_in_doubt_counts_against_the_limit",),
+    ),
+    Mutant(
+        "a refund in doubt does not count against its charge",
+        _CORE + "execution.py",
+        "alive = [one for one in executions if one.status is not ExecutionStatus.FAILED]",
+        "alive = [one for one in executions if one.status is ExecutionStatus.COMPLETED]",
+        (_OF_FOLLOW_UPS + "test_a_refund_in_doubt_counts_against_its_charge",),
+    ),
+    Mutant(
+        "R6: a capture beside a void in doubt",
+        _CORE + "follow_ups.py",
+        "    _check_doubt(context, parent, executions)\n",
+        "",
+        (_OF_FOLLOW_UPS + "test_a_capture_and_a_void_wait_for_each_other",),
+    ),
+    Mutant(
+        "R6: a refund before the first one is looked up",
+        _PROCEDURES,
+        "            yield from self._check_first(context.tenant_id, execution_id)\n",
+        "            pass\n",
+        (_OF_FOLLOW_UPS + "test_a_first_refund_that_took_place_is_found_before_a_second",),
+    ),
+    Mutant(
+        "R6: a refund beside one that may have taken place after all",
+        _PROCEDURES,
+        "        check_contradicted(context, executions, _contradicted(noted))\n",
+        "",
+        (
+            "tests/core/test_review.py::"
+            "test_a_late_refund_stands_in_the_way_until_somebody_resolves_it",
+        ),
+    ),
+    Mutant(
+        "one person approves twice",
+        _CORE + "rails/manual.py",
+        "one.actor.casefold() == mine.actor.casefold()",
+        "one == mine",
+        ("tests/core/test_rails_manual.py::test_the_same_person_twice_is_refused",),
+    ),
+    Mutant(
+        "an operator takes the lease of who acts",
+        _PROCEDURES,
+        "unheld = execution.changed(lease=_NO_LEASE)",
+        "unheld = execution",
+        ("tests/core/test_engine_operators.py::test_a_decision_leaves_the_workers_lease_alone",),
+    ),
+)
+
+_TELLING = (
+    Mutant(
+        "delete before publish",
+        _CORE + "relay.py",
+        "        batch = _Batch(until)\n",
+        "        batch = _Batch(until)\n"
+        "        yield from ask(\n"
+        "            lambda: self.outbox.acknowledge(lease, entries, (), settings.lease_s)\n"
+        "        )\n",
+        (_OF_RELAY + "test_a_cancelled_run_leaves_its_events",),
+    ),
+    Mutant(
+        "what was not taken counts as delivered",
+        _CORE + "relay.py",
+        "                return batch.note(entry, error)\n            except Exception as error:",
+        "                batch.note(entry, error)\n            except Exception as error:",
+        (_OF_RELAY + "test_a_payment_stops_at_its_first_failure",),
+    ),
+    Mutant(
+        "a relay that froze believes it has delivered",
+        _CORE + "relay.py",
+        "acknowledged=len(batch.taken) if is_held else 0,",
+        "acknowledged=len(batch.taken),",
+        (_OF_RELAY + "test_a_relay_that_froze_acknowledges_nothing",),
+    ),
+    Mutant(
+        "a slow sink outlasts the lease",
+        _CORE + "relay.py",
+        "return not looks_down and not self.until.has_passed()",
+        "return not looks_down",
+        (_OF_RELAY + "test_a_slow_sink_is_acknowledged_well_before_the_lease_ends",),
+    ),
+    Mutant(
+        "a sink that is down parks everything",
+        _CORE + "relay.py",
+        "counts = bool(batch.taken) or not self.health.is_down",
+        "counts = True",
+        (_OF_RELAY + "test_a_sink_that_is_down_for_an_hour_parks_nothing",),
+    ),
+    Mutant(
+        "a redelivered event has another id",
+        _CORE + "events.py",
+        'name = f"{tenant_id}/{text_of(execution_id)}/{version}"',
+        'name = f"{tenant_id}/{text_of(execution_id)}/{version}/{object()}"',
+        ("tests/core/test_events.py::test_the_same_change_has_the_same_event",),
+    ),
+    Mutant(
+        "an unverified webhook is accepted",
+        "railcore_adapters/standard_webhooks.py",
+        "    if not fits:\n",
+        "    if False:\n",
+        ("tests/adapters/test_standard_webhooks.py::test_another_body_id_or_time_does_not_fit",),
+    ),
+    Mutant(
+        "an old webhook is accepted",
+        "railcore_adapters/standard_webhooks.py",
+        "    _check_age(int(timestamp), now, tolerance_s)\n",
+        "",
+        ("tests/adapters/test_standard_webhooks.py::test_a_message_from_another_time_is_refused",),
+    ),
+    Mutant(
+        "a webhook that cannot be verified is stored",
+        _CORE + "intake.py",
+        "            except WebhookRefusedError as error:\n"
+        "                refused = WebhookRefusedError(provider, error.problem)\n",
+        "            except WebhookRefusedError:\n"
+        "                said = VerifiedDelivery(event_id=None, body=body, signed_at=None)\n"
+        "                return _item(delivery, one, said)\n",
+        (_OF_INTAKE + "test_what_is_not_proven_leaves_no_row",),
+    ),
+    Mutant(
+        "ack before store",
+        _CORE + "intake.py",
+        "        verdict = yield from ask(lambda: self.webhooks.inbox.receive(kept, lease_s))\n",
+        "        verdict = InboxVerdict.ACCEPTED\n"
+        "        with suppress(StoreError):\n"
+        "            yield from ask(lambda: self.webhooks.inbox.receive(kept, lease_s))\n",
+        (
+            _OF_INTAKE + "test_a_delivery_that_cannot_be_kept_is_our_fault",
+            _OF_INTAKE + "test_the_same_delivery_again_changes_nothing",
+        ),
+    ),
+    Mutant(
+        "a provider is believed that is not to be",
+        _CORE + "intake.py",
+        "if trust is WebhookTrust.BODY:",
+        "if True:",
+        (_OF_INTAKE + "test_a_provider_that_is_not_believed_is_asked",),
+    ),
+    Mutant(
+        "news of an unknown payment is forgotten",
+        _CORE + "intake.py",
+        "return _APPLIED if problem is None else self._wait(item, problem)",
+        "return _APPLIED",
+        (_OF_INTAKE + "test_news_of_an_unknown_payment_waits_for_it",),
+    ),
+    Mutant(
+        "cards are kept as they came",
+        _CORE + "intake.py",
+        "kept = attrs.evolve(item, body=_safe(item.body))",
+        "kept = item",
+        (_OF_INTAKE + "test_card_numbers_are_masked_before_they_are_kept",),
+    ),
+)
+
+PROTOCOL: Final = (*_SENDING, *_PROVING, *_KNOWING, *_TELLING)

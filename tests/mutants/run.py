@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -28,7 +28,7 @@ import attrs
 
 from railcore_adapters.embedded import EmbeddedPostgres
 from tests.conftest import SETTINGS, URL_VARIABLE
-from tests.mutants.mutation import ROOT, Mutant
+from tests.mutants.mutation import ROOT, Mutant, collected
 from tests.mutants.protocol import PROTOCOL
 from tests.mutants.sql import SQL
 
@@ -58,6 +58,8 @@ class Lane:
 
     folder: Path
     database_url: str
+    cases: Mapping[str, Sequence[str]]
+    """What the tests that mutants name consist of."""
 
     def judge(self, mutant: Mutant) -> Judgement:
         """Weaken the rule, run the tests, and put it back."""
@@ -73,6 +75,7 @@ class Lane:
 
     def run(self, tests: Sequence[str]) -> Judgement:
         """Run *tests* in the copy."""
+        cases = [case for test in tests for case in self.cases[test]]
         report = self.folder / "report.xml"
         report.unlink(missing_ok=True)
         environment = {
@@ -84,9 +87,9 @@ class Lane:
         options = ("--timeout=60", "--hypothesis-seed=0", f"--junitxml={report}")
         began = time.monotonic()
         with tempfile.TemporaryFile("w+") as output:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 subprocess.run(
-                    [sys.executable, *PYTEST, *options, *tests],
+                    [sys.executable, *PYTEST, *options, *cases],
                     cwd=self.folder,
                     env=environment,
                     check=False,
@@ -94,40 +97,41 @@ class Lane:
                     stderr=subprocess.STDOUT,
                     timeout=PATIENCE_S,
                 )
-            except subprocess.TimeoutExpired:
-                pass
             took_s = time.monotonic() - began
             if not report.exists():
                 output.seek(0)
                 last = (output.read().strip() or "nothing was said").splitlines()[-1]
                 return Judgement(dict.fromkeys(tests, "not run"), last, took_s)
-        return judged(tests, report, took_s)
+        return judged({test: self.cases[test] for test in tests}, report, took_s)
 
 
-def judged(tests: Sequence[str], report: Path, took_s: float) -> Judgement:
-    """Read what became of *tests* from the report of a run."""
-    cases: dict[str, list[ET.Element]] = {test: [] for test in tests}
-    for case in ET.parse(report).iter("testcase"):
-        name = f"{case.get('classname')}.{case.get('name')}"
-        for test in tests:
-            if name == dotted(test) or name.startswith(f"{dotted(test)}["):
-                cases[test].append(case)
-    verdicts = {test: verdict(found) for test, found in cases.items()}
+def judged(tests: Mapping[str, Sequence[str]], report: Path, took_s: float) -> Judgement:
+    """Read what became of *tests*, each with its cases, from the report of a run."""
+    became = {
+        f"{case.get('classname')}.{case.get('name')}": case
+        for case in ET.parse(report).iter("testcase")
+    }
+    found = {
+        test: [became[name] for name in map(reported, cases) if name in became]
+        for test, cases in tests.items()
+    }
     failures = [
         failure
-        for found in cases.values()
-        for case in found
-        for kind in ("failure", "error")
-        if (failure := case.find(kind)) is not None
+        for cases in found.values()
+        for case in cases
+        if (failure := case.find("failure")) is not None
+        or (failure := case.find("error")) is not None
     ]
     said = (failures[0].get("message") or "").strip() if failures else ""
+    verdicts = {test: verdict(cases) for test, cases in found.items()}
     return Judgement(verdicts, said.splitlines()[0] if said else "", took_s)
 
 
-def dotted(test: str) -> str:
+def reported(case: str) -> str:
     """Return a node id as a report spells it."""
-    path, *names = test.split("::")
-    return ".".join((path.removesuffix(".py").replace("/", "."), *names))
+    node, bracket, rest = case.partition("[")
+    path, *names = node.split("::")
+    return ".".join((path.removesuffix(".py").replace("/", "."), *names)) + bracket + rest
 
 
 def verdict(cases: Sequence[ET.Element]) -> str:
@@ -143,7 +147,7 @@ def verdict(cases: Sequence[ET.Element]) -> str:
 
 
 @contextmanager
-def lane(folder: Path) -> Iterator[Lane]:
+def lane(folder: Path, named: Sequence[str]) -> Iterator[Lane]:
     """Copy the project to *folder*, and start a server."""
     for name in COPIED:
         path = ROOT / name
@@ -152,7 +156,7 @@ def lane(folder: Path) -> Iterator[Lane]:
         else:
             shutil.copy2(path, folder / name)
     with EmbeddedPostgres(SETTINGS, durable=False) as server:
-        yield Lane(folder, server.url)
+        yield Lane(folder, server.url, collected(named, folder))
 
 
 def run(mutants: Sequence[Mutant], lanes: Sequence[Lane]) -> dict[str, Judgement]:
@@ -211,8 +215,8 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="railcore-mutants-") as scratch, ExitStack() as stack:
         jobs = min(asked.jobs, len(mutants))
-        lanes = [stack.enter_context(lane(Path(scratch, str(one)))) for one in range(jobs)]
         named = sorted({test for mutant in mutants for test in mutant.tests})
+        lanes = [stack.enter_context(lane(Path(scratch, str(one)), named)) for one in range(jobs)]
         healthy = lanes[0].run(named)
         unfit = {test: was for test, was in healthy.verdicts.items() if was != "passed"}
         if unfit:

@@ -164,6 +164,18 @@ def test_a_change_of_state_needs_the_next_version(desk: Desk, change: str) -> No
 
 
 @pytest.mark.parametrize(
+    "change", ["lease_token = 0", "send_count = 0, first_sent_at = null", "refused_count = 2"]
+)
+def test_no_change_of_state_takes_a_token_back(desk: Desk, change: str) -> None:
+    row = prepare(desk, "processing")
+    query = (
+        "update railcore_execution set version = 2, status = 'completed', next_check_at = null,"
+        f" {change} where execution_id = %s"
+    )
+    assert refused_always(desk, query, row["execution_id"]).sqlstate == "RC001"
+
+
+@pytest.mark.parametrize(
     ("change", "rule"),
     [
         ("status = 'pending', version = 2", "pending_says_why"),
@@ -205,6 +217,7 @@ def test_the_journal_is_append_only(desk: Desk, change: str) -> None:
 def test_nothing_is_deleted(desk: Desk, table: str, change: str) -> None:
     row = prepare(desk, "failed")
     late = {**row, "discrepancy_id": uuid4(), "kind": "late_success", "detail": "{}"}
+    late["disputed_minor"] = 100
     assert desk.run("discrepancy", late)[0]["verdict"] == "recorded"
     assert refused_always(desk, change.format(table)).sqlstate == "RC005"
 
@@ -342,6 +355,7 @@ def test_the_app_role_claims_and_records(desk: Desk) -> None:
     assert desk.claim_many([refund]) == ["claimed"]
     assert desk.record_many([record_row(refund, "failed")]) == ["recorded"]
     late = {**refund, "discrepancy_id": uuid4(), "kind": "late_success", "detail": "{}"}
+    late["disputed_minor"] = 100
     assert desk.run("discrepancy", late)[0]["verdict"] == "recorded"
 
 

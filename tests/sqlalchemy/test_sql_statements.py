@@ -126,6 +126,15 @@ def test_a_payment_keeps_its_currency(form: Form) -> None:
         assert form.claim(other) == "currency"
 
 
+def test_what_was_voided_is_due_again(form: Form) -> None:
+    row = form.desk.done("authorize")
+    again = claim_row(payment_id=row["payment_id"], amount_minor=60)
+    assert form.claim(again) == "live"
+    form.desk.done("void", payment_id=row["payment_id"], amount_minor=60)
+    assert form.claim({**again, "amount_minor": 61}) == "live"
+    assert form.claim(again) == "claimed"
+
+
 @pytest.mark.parametrize("operation", ["capture", "void", "refund"])
 def test_nothing_follows_a_payment_that_is_not_there(form: Form, operation: str) -> None:
     assert form.claim(claim_row(operation)) == "no_payment"
@@ -236,6 +245,15 @@ def test_an_answer_to_another_state_is_stale(form: Form, given: Row) -> None:
     assert form.claim(row) == "claimed"
     assert form.record(record_row(row, "completed", **given)) == "stale"
     assert form.desk.execution(row)["status"] == "processing"
+
+
+def test_an_answer_to_a_follow_up_counts_for_its_version(form: Form) -> None:
+    refund = claim_row("refund", payment_id=form.desk.done()["payment_id"])
+    assert form.claim(refund) == "claimed"
+    assert form.record(record_row(refund, "pending")) == "recorded"
+    later = record_row(refund, "completed", from_status="pending")
+    assert form.record({**later, "version": 1}) == "stale"
+    assert form.record({**later, "version": 2}) == "recorded"
 
 
 def test_the_sums_of_another_operation_are_not_moved(desk: Desk) -> None:
@@ -370,6 +388,7 @@ def test_contradicting_news_is_kept_once_and_moves_nothing_else(desk: Desk) -> N
     row = desk.done(to_status="failed")
     before = desk.execution(row)
     late = {**row, "discrepancy_id": uuid4(), "kind": "late_success", "detail": '{"got": 1}'}
+    late["disputed_minor"] = 100
     verdicts = [desk.run("discrepancy", late)[0]["verdict"] for _ in range(2)]
     assert verdicts == ["recorded", "duplicate"]
     assert desk.execution(row) | {"at": None} == before | {"at": None}

@@ -219,6 +219,20 @@ class OutboxContract:
         assert outbox.lease("third", LONG_S) is None
         assert outbox.acknowledge(lease, [first, second], [], LONG_S)
 
+    def test_who_has_lost_the_lease_to_its_namesake_changes_nothing(
+        self, store: ExecutionStore, outbox: Outbox
+    ) -> None:
+        write(store, "invoice-1")
+        lost = leased(outbox, SHORT_S)
+        entries = waiting(outbox, lost)
+        pause()
+        lease = leased(outbox)
+
+        assert lease.owner == lost.owner
+        assert not outbox.acknowledge(lost, entries, [], LONG_S)
+
+        assert waiting(outbox, lease) == entries
+
     def test_who_has_given_the_lease_back_changes_nothing(
         self, store: ExecutionStore, outbox: Outbox
     ) -> None:
