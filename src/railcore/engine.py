@@ -304,6 +304,26 @@ class PaymentEngine:
         """
         return _run(self._procedures.note_orphan(orphan))
 
+    def note_missing(
+        self, tenant_id: str, execution_id: UUID, evidence: str, /
+    ) -> NotedDiscrepancy:
+        """
+        Note that the provider's statement lacks what was completed: once, however often it does.
+
+        Wait until the statement must have it: money settles days after it moved. A person ends it
+        as accepted, on evidence.
+
+        Args:
+            tenant_id: Whose.
+            execution_id: What the statement lacks.
+            evidence: An opaque reference to the statement.
+
+        Raises:
+            ExecutionNotFoundError: No such execution.
+            InvalidValueError: It is not completed, so that no statement has to have it.
+        """
+        return _run(self._procedures.note_missing(tenant_id, execution_id, evidence))
+
     def explain(self, tenant_id: str, execution_id: UUID, /) -> Story:
         """
         Return the story of a payment, for people and for programs.
@@ -629,6 +649,26 @@ class AsyncPaymentEngine:
         Make sure first that it is none of ours, by the reference that it carries.
         """
         return await _arun(self._procedures.note_orphan(orphan))
+
+    async def note_missing(
+        self, tenant_id: str, execution_id: UUID, evidence: str, /
+    ) -> NotedDiscrepancy:
+        """
+        Note that the provider's statement lacks what was completed: once, however often it does.
+
+        Wait until the statement must have it: money settles days after it moved. A person ends it
+        as accepted, on evidence.
+
+        Args:
+            tenant_id: Whose.
+            execution_id: What the statement lacks.
+            evidence: An opaque reference to the statement.
+
+        Raises:
+            ExecutionNotFoundError: No such execution.
+            InvalidValueError: It is not completed, so that no statement has to have it.
+        """
+        return await _arun(self._procedures.note_missing(tenant_id, execution_id, evidence))
 
     async def explain(self, tenant_id: str, execution_id: UUID, /) -> Story:
         """

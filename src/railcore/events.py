@@ -16,6 +16,7 @@ import attrs
 from railcore._ids import text_of
 from railcore.execution import PaymentExecution
 from railcore.lifecycle import Discrepancy, Fact
+from railcore.redaction import kept_reference
 from railcore.review import NotedDiscrepancy, Orphan, Remedy
 
 BUCKETS: Final = 64
@@ -123,6 +124,7 @@ def draft_discrepancy(execution: PaymentExecution, discrepancy: Discrepancy) -> 
         "kind": discrepancy.kind.value,
         "sides": list(discrepancy.sides),
         "needs_review": discrepancy.kind.needs_review,
+        **({} if discrepancy.evidence is None else {"evidence": discrepancy.evidence}),
     }
     return EventDraft(
         event_id=discrepancy.discrepancy_id,
@@ -146,7 +148,7 @@ def draft_orphan(orphan: Orphan) -> EventDraft:
         "payment_provider": orphan.provider,
         "account": orphan.account,
         "mode": orphan.mode,
-        "provider_ref": orphan.provider_ref,
+        "provider_ref": kept_reference(orphan.provider_ref),
         "amount_minor": orphan.money.amount_minor,
         "currency": orphan.money.currency.code,
     }
@@ -202,6 +204,10 @@ def _identity(execution: PaymentExecution) -> dict[str, object]:
     }
 
 
+def _kept(reference: str | None) -> str | None:
+    return None if reference is None else kept_reference(reference)
+
+
 def _payload(
     execution: PaymentExecution, fact: Fact | None, trace: tuple[str, ...]
 ) -> dict[str, object]:
@@ -211,7 +217,7 @@ def _payload(
         "pending_reason": execution.pending_reason,
         "failure_code": execution.failure,
         "cause_code": execution.cause,
-        "provider_ref": execution.provider_ref,
+        "provider_ref": _kept(execution.provider_ref),
         "settled_minor": execution.settled_minor,
         "correlation_id": execution.context.correlation_id,
         "source": None if fact is None else fact.source,

@@ -14,6 +14,7 @@ from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReaso
 from railcore.errors import InvalidValueError
 from railcore.failures import UNKNOWN_CAUSES, PaymentFailureCode
 from railcore.money import Currency, Money
+from railcore.redaction import shown_reference
 from railcore.results import NextAction
 
 _NOTHING: Final[Mapping[str, object]] = {}
@@ -69,7 +70,7 @@ class PaymentExecution:
     provider: str = attrs.field(validator=_checks.text(32))
     account: str = attrs.field(validator=_checks.text(64))
     mode: RouteMode
-    parent_ref: str | None = None
+    parent_ref: str | None = attrs.field(default=None, repr=shown_reference)
     send_before: datetime | None = None
     status: ExecutionStatus = ExecutionStatus.PROCESSING
     pending_reason: PendingReason | None = None
@@ -78,7 +79,7 @@ class PaymentExecution:
     version: int = 1
     phase: int = 0
     progress: int = 0
-    provider_ref: str | None = None
+    provider_ref: str | None = attrs.field(default=None, repr=shown_reference)
     settled_minor: int | None = None
     next_action: NextAction | None = None
     expires_at: datetime | None = None

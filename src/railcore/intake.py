@@ -3,14 +3,18 @@ How webhooks are taken, step by step, written once for both colours.
 
 Taking a delivery is one step that is committed before anybody is told that it was taken: verify,
 then store under the event's id. Applying it is another: read it, find its executions, and fold what
-it says like any other news. Whatever keeps it from being applied leaves it in the inbox, with the
-date of the next try.
+it says like any other news. Each news of an event is applied by itself; whatever keeps one from
+being applied leaves the event in the inbox, with the date of the next try, and stops no other.
+
+Waiting is no fault: news of a payment that is not known yet has patience, in days, and only tries
+that failed are counted. Where patience ends with a charge that no payment was found for, it is
+money at the provider that nobody here asked for, and is noted as an orphan.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
@@ -18,6 +22,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import attrs
 
 from railcore import _checks
+from railcore.enums import Operation, PaymentRail
 from railcore.errors import (
     InProgressError,
     InvalidValueError,
@@ -27,12 +32,22 @@ from railcore.errors import (
     UnknownProviderError,
     WebhookRefusedError,
 )
+from railcore.events import draft_orphan
 from railcore.execution import PaymentExecution
 from railcore.lifecycle import Fact, FactSource
 from railcore.observability import WebhookObserved
 from railcore.ports import WebhookAccounts, WebhookInbox, WebhookProvider
 from railcore.procedures import Procedure, Procedures, ask
-from railcore.redaction import masked, masked_reference
+from railcore.redaction import (
+    KEPT,
+    chunked,
+    kept_reference,
+    masked,
+    masked_reference,
+    unchunked,
+)
+from railcore.results import ResultStatus
+from railcore.review import Orphan
 from railcore.webhooks import (
     BODY_LIMIT,
     Delivery,
@@ -62,6 +77,10 @@ _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.+\-])(?!1\d{12}(?!\d))\d{
 """A text of JSON, or a bare number that could be a card's: no card of 13 digits begins with 1."""
 
 _WORD: Final = re.compile(r"[A-Za-z0-9_\-]+")
+_FRAME: Final = re.compile(rf"{KEPT}(\d{{1,4}}):")
+"""Before so many characters of a reference, ``chunked``; before none it stands for itself."""
+
+_COLLECTING: Final = {None, Operation.CHARGE, Operation.CAPTURE}
 
 _APPLIED: Final = Settlement(InboxState.APPLIED)
 
@@ -120,7 +139,7 @@ class Intake:
             self._tell("refused", provider, account, None, refused.problem)
             raise
         lease_s = self.webhooks.settings.lease_s
-        kept = attrs.evolve(item, body=_safe(item.body))
+        kept = attrs.evolve(item, body=self._kept_body(item))
         verdict = yield from ask(lambda: self.webhooks.inbox.receive(kept, lease_s))
         self._tell(verdict, provider, item.account, item.event_id, None)
         match verdict:
@@ -147,10 +166,21 @@ class Intake:
         """Try everything that is due, at most *limit*; how many were tried."""
         inbox, lease_s = self.webhooks.inbox, self.webhooks.settings.lease_s
         items = yield from ask(lambda: inbox.due(limit, lease_s))
-        for item in items:
+        for kept in items:
+            item = attrs.evolve(kept, body=_true_body(kept.body))
             with suppress(*_OURS):
                 yield from self._try(item)
         return len(items)
+
+    def _kept_body(self, item: InboxItem) -> bytes:
+        """Return the body with card numbers masked, and what its parser calls references kept."""
+        if _safe(item.body) == item.body and KEPT.encode() not in item.body:
+            return item.body
+        references = set[str]()
+        with suppress(Exception):  # what cannot be read names nothing
+            for news in self._provider(item.provider).parse(item.body).news:
+                references |= _references(news)
+        return _safe(item.body, references)
 
     def _verified(
         self, provider: str, headers: Headers, body: bytes, account: str | None
@@ -196,26 +226,100 @@ class Intake:
             problem = f"not applied now ({type(error).__name__})"
             self._tell("waiting", item.provider, item.account, item.event_id, problem)
             raise
-        except UnknownProviderError:  # this process is older, or younger, than the one that took it
-            settlement = self._wait(item, "its provider is not known to this process")
+        except UnknownProviderError:
+            settlement = self._settlement(item, _Tried(wait=_NOT_OURS))
         except Exception as error:  # noqa: BLE001 - observed and kept; a person looks at it
-            settlement = self._troubled(item, f"{type(error).__name__} while it was applied")
+            settlement = self._settlement(item, _Tried(fault=_fault(error)))
         yield from ask(lambda: self.webhooks.inbox.settle(item, settlement))
         verdict = receipt_of(item, settlement.state).verdict
         self._tell(verdict, item.provider, item.account, item.event_id, settlement.problem)
         return settlement.state
 
     def _applied(self, item: InboxItem) -> Procedure[Settlement]:
+        """Apply each news by itself; what was applied before does nothing again."""
         provider = self._provider(item.provider)
-        event = provider.parse(item.body)
-        problem: str | None = None
-        for news in event.news:
-            execution = yield from self._found(item, news)
-            if execution is None:
-                problem = "its payment is not known here"
-            elif not (yield from self._hear(item, execution, news, provider.trust)):
-                problem = problem or "the provider, asked again, says nothing definite yet"
-        return _APPLIED if problem is None else self._wait(item, problem)
+        tried, ours = _Tried(), None
+        for news in provider.parse(item.body).news:
+            try:
+                tried = yield from self._apply_one(item, news, provider.trust, tried)
+            except _OURS as error:
+                ours = ours or error
+            except UnknownProviderError:
+                tried = attrs.evolve(tried, wait=_NOT_OURS)
+            except Exception as error:  # noqa: BLE001 - observed and kept; the other news go on
+                tried = attrs.evolve(tried, fault=tried.fault or _fault(error))
+        if ours is not None:
+            raise ours
+        if tried.unfound and self._is_over(item) and provider.trust is WebhookTrust.BODY:
+            tried = yield from self._note_orphans(item, tried)
+        return self._settlement(item, tried)
+
+    def _apply_one(
+        self, item: InboxItem, news: WebhookNews, trust: WebhookTrust, tried: "_Tried"
+    ) -> Procedure["_Tried"]:
+        execution = yield from self._found(item, news)
+        if execution is None:
+            unfound = (*tried.unfound, news)
+            return attrs.evolve(tried, unfound=unfound, wait="its payment is not known here")
+        if (yield from self._hear(item, execution, news, trust)):
+            return tried
+        problem = "the provider, asked again, says nothing definite yet"
+        return attrs.evolve(tried, wait=tried.wait or problem)
+
+    def _note_orphans(self, item: InboxItem, tried: "_Tried") -> Procedure["_Tried"]:
+        """Note what the provider took for payments that never came, each charge once."""
+        account, problem = self._account(item), None
+        for news in tried.unfound:
+            try:
+                for orphan in self._orphans(account, item, news):
+                    event = draft_orphan(orphan)
+                    yield from ask(partial(self.procedures.store.note_orphan, orphan, event))
+                    problem = problem or _ORPHANED
+            except _OURS:
+                raise
+            except Exception as error:  # noqa: BLE001 - a person sees it among what is parked
+                problem = f"{_ORPHANED}, and could not be noted ({type(error).__name__})"
+        return attrs.evolve(tried, wait=problem or tried.wait)
+
+    def _account(self, item: InboxItem) -> WebhookAccount:
+        """Return the account as it is now; without secrets where it is not known any more."""
+        with suppress(Exception):
+            for one in self.webhooks.accounts.accounts(item.provider, item.account):
+                if (one.account, one.tenant_id) == (item.account, item.tenant_id):
+                    return one
+        return WebhookAccount(account=item.account, secrets=(), tenant_id=item.tenant_id)
+
+    def _orphans(
+        self, account: WebhookAccount, item: InboxItem, news: WebhookNews
+    ) -> Iterator[Orphan]:
+        """
+        Yield the charges that *news* tells of.
+
+        Raises:
+            LookupError: The provider has several rails, and the news does not say which.
+        """
+        if news.operation not in _COLLECTING:
+            return
+        for result in (news.result, *news.result.also):
+            reported, provider_ref = result.reported, result.provider_ref
+            if result.status is not ResultStatus.SUCCESS or reported is None:
+                continue
+            if provider_ref is not None and reported.amount_minor > 0:
+                yield Orphan(
+                    tenant_id=item.tenant_id or account.orphan_tenant_id,
+                    rail=news.rail or self._only_rail(item.provider),
+                    provider=item.provider,
+                    account=item.account,
+                    mode=account.mode,
+                    provider_ref=provider_ref,
+                    money=reported,
+                )
+
+    def _only_rail(self, provider: str) -> PaymentRail:
+        rails = [rail for rail, name in self.procedures.kernel.offered if name == provider]
+        if len(rails) != 1:
+            raise LookupError(f"{provider} has {len(rails)} rails")
+        return rails[0]
 
     def _found(self, item: InboxItem, news: WebhookNews) -> Procedure[PaymentExecution | None]:
         sought = Sought(
@@ -246,17 +350,20 @@ class Intake:
             return True
         return (yield from self.procedures.ask_about(execution))
 
-    def _wait(self, item: InboxItem, problem: str) -> Settlement:
-        settings = self.webhooks.settings
-        if item.waited_s >= settings.patience_s:
-            return Settlement(InboxState.PARKED, None, problem)
-        return Settlement(InboxState.RECEIVED, settings.retry_s(item.attempts), problem)
+    def _is_over(self, item: InboxItem) -> bool:
+        return item.waited_s >= self.webhooks.settings.patience_s
 
-    def _troubled(self, item: InboxItem, problem: str) -> Settlement:
-        settings = self.webhooks.settings
-        if item.attempts >= settings.park_after:
-            return Settlement(InboxState.PARKED, None, problem)
-        return Settlement(InboxState.RECEIVED, settings.retry_s(item.attempts), problem)
+    def _settlement(self, item: InboxItem, tried: "_Tried") -> Settlement:
+        """Return what becomes of a try: over, again, or parked when neither part has a try left."""
+        settings, problem = self.webhooks.settings, tried.fault or tried.wait
+        if problem is None:
+            return _APPLIED
+        failed = item.faults + (tried.fault is not None)
+        waits = tried.wait is not None and not self._is_over(item)
+        if not waits and (tried.fault is None or failed >= settings.park_after):
+            return Settlement(InboxState.PARKED, None, problem, is_fault=tried.fault is not None)
+        retry_s = settings.retry_s(max(1, item.attempts - item.faults) if waits else failed)
+        return Settlement(InboxState.RECEIVED, retry_s, problem, is_fault=tried.fault is not None)
 
     def _tell(
         self,
@@ -277,6 +384,25 @@ class Intake:
         self.procedures.tell(observed)
 
 
+_NOT_OURS: Final = "its provider is not known to this process"
+"""The process is older, or younger, than the one that took the delivery."""
+
+_ORPHANED: Final = "it tells of a charge that nobody here asked for"
+
+
+@attrs.frozen
+class _Tried:
+    """What one try came to: what is still waited for, what failed, which news found no payment."""
+
+    wait: str | None = None
+    fault: str | None = None
+    unfound: tuple[WebhookNews, ...] = ()
+
+
+def _fault(error: Exception) -> str:
+    return f"{type(error).__name__} while it was applied"
+
+
 def _item(delivery: Delivery, account: WebhookAccount, said: VerifiedDelivery) -> InboxItem:
     digest = hashlib.sha256(delivery.body).digest()
     return InboxItem(
@@ -294,24 +420,57 @@ def _event_id(event_id: str | None, digest: bytes) -> str:
     """Return what the event is stored under; an id that could be a card number is hashed."""
     if event_id is None:
         return f"sha256:{digest.hex()}"
-    if masked_reference(event_id) != event_id:
+    if kept_reference(event_id) != event_id:
         return f"id-sha256:{hashlib.sha256(event_id.encode()).hexdigest()}"
     return event_id
 
 
-def _safe(body: bytes) -> bytes:
+def _references(news: WebhookNews) -> set[str]:
+    """Return what *news* calls things by."""
+    results = (news.result, *news.result.also)
+    named = (news.provider_key, news.reference, news.provider_ref)
+    return {one for one in (*named, *(result.provider_ref for result in results)) if one}
+
+
+def _safe(body: bytes, references: Collection[str] = ()) -> bytes:
     """
     Return *body* with card numbers masked, all other bytes as they are.
 
-    JSON reads the same afterwards: references that only look like card numbers stay, and so do
-    dates in milliseconds; a number that is masked becomes a text.
+    *references* whose digits could be a card's are kept, for ``_true_body`` to turn back. JSON
+    reads the same afterwards, the kept ones aside: references that only look like card numbers
+    stay, and so do dates in milliseconds; a number that is masked becomes a text.
     """
-    text = body.decode("latin-1")
+    text = _framed(body.decode("latin-1"), references)
     try:
         json.loads(body)
     except (ValueError, RecursionError):
         return masked(text).encode("latin-1")
     return _TOKEN.sub(_masked_token, text).encode("latin-1")
+
+
+def _framed(text: str, references: Collection[str]) -> str:
+    """Return *text* with references that are not kept as they are in a spelling that is."""
+    unsafe = (one for one in references if kept_reference(one) != one)
+    spelled = sorted((one.encode().decode("latin-1") for one in unsafe), key=len, reverse=True)
+    words = "|".join([re.escape(KEPT), *(rf"(?<!\d){re.escape(one)}(?!\d)" for one in spelled)])
+    return re.sub(words, lambda found: _frame(found.group()), text)
+
+
+def _frame(word: str) -> str:
+    inner = "" if word == KEPT else f"{chunked(word)}~"  # no digits beside it join in
+    return f"{KEPT}{len(inner)}:{inner}"
+
+
+def _true_body(body: bytes) -> bytes:
+    """Return *body*, as it was kept, with the references as they came."""
+    text, parts, done = body.decode("latin-1"), list[str](), 0
+    for found in _FRAME.finditer(text):
+        if found.start() >= done:
+            size = int(found[1])
+            inner = text[found.end() : found.end() + size]
+            parts += text[done : found.start()], unchunked(inner[:-1]) if size else KEPT
+            done = found.end() + size
+    return "".join([*parts, text[done:]]).encode("latin-1")
 
 
 def _masked_token(found: re.Match[str]) -> str:

@@ -31,10 +31,11 @@ import attrs
 
 from railcore import _checks
 from railcore.enums import ExecutionStatus, PendingReason
-from railcore.errors import IllegalTransitionError
+from railcore.errors import IllegalTransitionError, InvalidValueError
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
 from railcore.money import Money
+from railcore.redaction import kept_reference, masked, shown_reference
 from railcore.results import NextAction, RailResult, ResultStatus
 
 ABSENT: Final = "none"
@@ -117,6 +118,8 @@ class DiscrepancyKind(StrEnum):
     CURRENCY_DIFFERS = "currency_differs"
     FAILURE_DIFFERS = "failure_differs"
     ORPHAN_CHARGE = "orphan_charge"
+    REFUND_FAILED = "refund_failed"
+    MISSING_AT_PROVIDER = "missing_at_provider"
 
     @property
     def needs_review(self) -> bool:
@@ -137,14 +140,16 @@ class Discrepancy:
         provider_ref: What the provider calls the money in question, where that does not depend on
             which claim came first.
         reported: How much it is, where it is not what was asked.
+        evidence: An opaque reference to what showed it first, where a person or a statement did.
     """
 
     discrepancy_id: UUID
     execution_id: UUID
     kind: DiscrepancyKind
     sides: tuple[str, ...]
-    provider_ref: str | None = None
+    provider_ref: str | None = attrs.field(default=None, repr=shown_reference)
     reported: Money | None = None
+    evidence: str | None = attrs.field(default=None, validator=_checks.reference(255))
 
 
 @attrs.frozen(kw_only=True)
@@ -157,7 +162,7 @@ class Change:
     cause: PaymentFailureCode | None = None
     phase: int = 0
     progress: int = 0
-    provider_ref: str | None = None
+    provider_ref: str | None = attrs.field(default=None, repr=shown_reference)
     settled_minor: int | None = None
     next_action: NextAction | None = None
     expires_at: datetime | None = None
@@ -212,6 +217,21 @@ def _decide(execution: PaymentExecution, fact: Fact) -> Decision:
             return _failure(execution, fact)
         case ResultStatus.PENDING:
             return _pending(execution, fact)
+
+
+def missing(execution: PaymentExecution, evidence: str) -> Discrepancy:
+    """
+    Return that the provider's statement lacks what *execution* completed: one, however often.
+
+    Raises:
+        InvalidValueError: It is not completed, so that no statement has to have it.
+    """
+    if execution.status is not ExecutionStatus.COMPLETED:
+        raise InvalidValueError("execution_id", "a completed execution", execution.status)
+    held = f"holds {execution.money} as {_called(execution.provider_ref)}"
+    kind = DiscrepancyKind.MISSING_AT_PROVIDER
+    found = _discrepancy(execution, kind, held, "missing in the provider's statement")
+    return attrs.evolve(found, provider_ref=execution.provider_ref, evidence=masked(evidence))
 
 
 def evolve(execution: PaymentExecution, change: Change) -> PaymentExecution:
@@ -458,8 +478,8 @@ def _second_success(execution: PaymentExecution, result: RailResult) -> Decision
         _discrepancy(
             execution,
             DiscrepancyKind.SECOND_REFERENCE,
-            str(execution.provider_ref),
-            str(result.provider_ref),
+            _called(execution.provider_ref),
+            _called(result.provider_ref),
         ),
     )
 
@@ -471,7 +491,7 @@ def _late_success(
         execution,
         DiscrepancyKind.SUCCESS_AFTER_FAILURE,
         f"failed {failure}",
-        f"success {provider_ref}",
+        f"success {_called(provider_ref)}",
     )
     return attrs.evolve(found, provider_ref=provider_ref)
 
@@ -479,9 +499,13 @@ def _late_success(
 def _another_amount(
     execution: PaymentExecution, kind: DiscrepancyKind, provider_ref: str | None, reported: Money
 ) -> Discrepancy:
-    said = f"reported {reported} as {provider_ref}"
+    said = f"reported {reported} as {_called(provider_ref)}"
     found = _discrepancy(execution, kind, f"asked {execution.money}", said)
     return attrs.evolve(found, provider_ref=provider_ref, reported=reported)
+
+
+def _called(provider_ref: str | None) -> str:
+    return str(provider_ref) if provider_ref is None else kept_reference(provider_ref)
 
 
 def _discrepancy(execution: PaymentExecution, kind: DiscrepancyKind, *claims: str) -> Discrepancy:

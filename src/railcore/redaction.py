@@ -5,12 +5,15 @@ Card numbers are runs of 13 to 19 digits that pass the Luhn check (ISO/IEC 7812-
 blanks, dots or dashes between groups, whatever number stands beside them. They are masked to the
 first six and the last four digits, which PCI DSS 3.4.1 allows to be shown. UUIDs and long
 hexadecimal identifiers are spared: now and then their digits pass the check by chance.
+
+A provider's reference has to find what it names, so it is never masked: where its digits could be a
+card's it is *kept* in another spelling, which ``true_reference`` turns back exactly.
 """
 
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from typing_extensions import override
 
@@ -21,6 +24,7 @@ _IDENTIFIER = (
     r"|\b(?=\d*[A-Fa-f])[0-9A-Fa-f]{24,}\b"
 )
 _CANDIDATE = re.compile(rf"{_IDENTIFIER}|(?<!\d)(?P<digits>\d(?:[ .\-]?\d){{12,}})")
+_RUN = re.compile(r"\d(?:[ .\-]?\d){12,}")
 _GROUP = re.compile(r"\d+")
 _LEAST_DIGITS, _MOST_DIGITS = 13, 19
 _STANDING_ALONE = re.compile(
@@ -33,6 +37,10 @@ _SECRET_NAMES = re.compile(
 _SHORT = 10**12
 _MOST_BITS = 1024
 MASK = "***"
+KEPT: Final = "railcore~"
+"""What a reference begins with that is kept in another spelling."""
+
+_CHUNK: Final = 6
 
 
 def passes_luhn(digits: str) -> bool:
@@ -76,6 +84,48 @@ def masked_reference(text: str) -> str:
     ('RF18539007547034', '411111******1111')
     """
     return _STANDING_ALONE.sub(_mask_word, text)
+
+
+def kept_reference(reference: str) -> str:
+    """
+    Return *reference* as it is stored and shown: as it is, unless its digits could be a card's.
+
+    Then it begins with ``railcore~``, and a ``~`` parts every six characters; so does what begins
+    like that by itself, so that no two references are kept as the same.
+
+    >>> kept_reference("4111111111111111"), kept_reference("pay_4111")
+    ('railcore~411111~111111~1111', 'pay_4111')
+    """
+    runs = (found.group() for found in _RUN.finditer(reference))
+    if not reference.startswith(KEPT) and not any(any(_cards_in(run)) for run in runs):
+        return reference
+    return KEPT + chunked(reference)
+
+
+def true_reference(kept: str) -> str:
+    """
+    Return what the provider calls it, of a reference as it is stored, announced or shown.
+
+    >>> true_reference("railcore~411111~111111~1111"), true_reference("pay_4111")
+    ('4111111111111111', 'pay_4111')
+    """
+    return unchunked(kept[len(KEPT) :]) if kept.startswith(KEPT) else kept
+
+
+def shown_reference(reference: str | None) -> str:
+    """Return the repr of a reference, which shows it as it is kept."""
+    return repr(reference if reference is None else kept_reference(reference))
+
+
+def chunked(text: str) -> str:
+    """Return *text* with a ``~`` after every six characters: no digits of it stand together."""
+    return "~".join(text[at : at + _CHUNK] for at in range(0, len(text), _CHUNK))
+
+
+def unchunked(text: str) -> str:
+    """Return what ``chunked`` was given."""
+    step = _CHUNK + 1
+    return "".join(text[at : at + _CHUNK] for at in range(0, len(text), step))
 
 
 def redacted(value: object) -> object:

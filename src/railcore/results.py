@@ -22,7 +22,7 @@ from railcore.failures import (
     UnknownCause,
 )
 from railcore.money import Money
-from railcore.redaction import masked_reference, redacted
+from railcore.redaction import redacted, shown_reference
 
 _RESPONSE_LIMIT: Final = 8192
 _NOTHING: Final[Mapping[str, object]] = {}
@@ -68,10 +68,6 @@ class NextAction:
         wants_url = self.kind in {NextActionKind.REDIRECT, NextActionKind.FORM}
         if (self.url if wants_url else self.reference) is None:
             raise InvalidValueError("next_action", "a url" if wants_url else "a reference", "None")
-
-
-def _safe_reference(reference: str | None) -> str | None:
-    return masked_reference(reference) if isinstance(reference, str) else reference
 
 
 def _safe_response(value: Mapping[str, object]) -> Mapping[str, object]:
@@ -128,7 +124,7 @@ class RailResult:
 
     status: ResultStatus = attrs.field(validator=_checks.one_of(ResultStatus))
     provider_ref: str | None = attrs.field(
-        default=None, converter=_safe_reference, validator=_checks.reference(255)
+        default=None, validator=_checks.reference(255), repr=shown_reference
     )
     reported: Money | None = attrs.field(
         default=None, validator=_checks.one_of(Money, optional=True)

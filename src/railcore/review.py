@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid5
 
 import attrs
@@ -21,7 +21,7 @@ from railcore.errors import InvalidValueError
 from railcore.execution import PaymentExecution
 from railcore.lifecycle import Discrepancy, DiscrepancyKind
 from railcore.money import Money
-from railcore.redaction import masked_reference
+from railcore.redaction import kept_reference, shown_reference
 
 _NAMESPACE: Final = UUID("9a3b1f52-7c1e-5d0a-8b57-2f6d4c8e0a13")
 
@@ -40,10 +40,6 @@ class Remedy(StrEnum):
     REFUND = "refund"
 
 
-def _safe(reference: Any) -> Any:
-    return masked_reference(reference) if isinstance(reference, str) else reference
-
-
 @attrs.frozen(kw_only=True)
 class Orphan:
     """
@@ -60,7 +56,9 @@ class Orphan:
     provider: str = attrs.field(validator=_checks.text(32))
     account: str = attrs.field(validator=_checks.text(64))
     mode: RouteMode = attrs.field(validator=_checks.one_of(RouteMode))
-    provider_ref: str = attrs.field(converter=_safe, validator=_checks.text(255))
+    provider_ref: str = attrs.field(
+        validator=[_checks.one_of(str), _checks.reference(255)], repr=shown_reference
+    )
     money: Money = attrs.field(validator=_checks.one_of(Money))
 
     def __attrs_post_init__(self) -> None:
@@ -70,14 +68,15 @@ class Orphan:
     @property
     def discrepancy(self) -> Discrepancy:
         """The discrepancy that tells of it, the same however often it is found."""
-        names = (self.tenant_id, self.rail, self.provider, self.account, self.provider_ref)
-        name = hashlib.sha256("\n".join(names).encode()).hexdigest()
-        discrepancy_id = uuid5(_NAMESPACE, name)
+        name = kept_reference(self.provider_ref)
+        names = (self.tenant_id, self.rail, self.provider, self.account, name)
+        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        discrepancy_id = uuid5(_NAMESPACE, digest)
         return Discrepancy(
             discrepancy_id=discrepancy_id,
             execution_id=adopting_id(discrepancy_id),
             kind=DiscrepancyKind.ORPHAN_CHARGE,
-            sides=(f"charged {self.money} as {self.provider_ref}", "never asked for"),
+            sides=(f"charged {self.money} as {name}", "never asked for"),
             provider_ref=self.provider_ref,
             reported=self.money,
         )

@@ -22,15 +22,16 @@ from railcore.errors import (
     NoRemedyError,
     UnsupportedOperationError,
 )
-from railcore.events import draft_event, draft_orphan, draft_resolution
+from railcore.events import draft_discrepancy, draft_event, draft_orphan, draft_resolution
 from railcore.execution import Lease, PaymentExecution
 from railcore.failures import PaymentFailureCode
 from railcore.kernel import EngineSettings, Kernel, Record
-from railcore.lifecycle import DiscrepancyKind, Fact, FactSource, decide, evolve
+from railcore.lifecycle import DiscrepancyKind, Fact, FactSource, decide, evolve, missing
 from railcore.money import Money
 from railcore.ports import OperatorDecision
 from railcore.procedures import Procedure, Procedures, ask
 from railcore.protocol import Adoption, Claim, Recording, ResolveVerdict, Resolving
+from railcore.redaction import kept_reference, true_reference
 from railcore.results import RailResult
 from railcore.review import (
     NotedDiscrepancy,
@@ -64,6 +65,16 @@ class Reviews(Procedures):
         """Note a charge that nobody asked for, once, and return it as stored."""
         yield from ask(lambda: self.store.note_orphan(orphan, draft_orphan(orphan)))
         return (yield from self._noted(orphan.tenant_id, orphan.discrepancy.discrepancy_id))
+
+    def note_missing(
+        self, tenant_id: str, execution_id: UUID, evidence: str
+    ) -> Procedure[NotedDiscrepancy]:
+        """Note that a statement lacks what was completed, once, and return it as stored."""
+        execution = yield from self.get(tenant_id, execution_id)
+        found = missing(execution, evidence)
+        event = draft_discrepancy(execution, found)
+        yield from ask(lambda: self.store.note(execution, found, event))
+        return (yield from self._noted(tenant_id, found.discrepancy_id))
 
     def recheck(self, tenant_id: str, execution_id: UUID) -> Procedure[PaymentExecution]:
         """Ask the provider again, also about a finished execution, and note what contradicts it."""
@@ -287,10 +298,11 @@ class _Desk:
         )
 
     def _other_reference(self, execution: PaymentExecution) -> str:
-        others = [one for one in self.noted.discrepancy.sides if one != execution.provider_ref]
+        booked = kept_reference(execution.provider_ref or "")
+        others = [one for one in self.noted.discrepancy.sides if one != booked]
         if len(others) != 1:
             raise self._no("neither of the two references is the one that is booked")
-        return others[0]
+        return true_reference(others[0])
 
     def _contexts(self, money: Money) -> list[PaymentContext]:
         key = adopting_key(self.noted.discrepancy_id)

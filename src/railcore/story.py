@@ -19,7 +19,7 @@ from railcore.execution import PaymentExecution, PaymentView
 from railcore.failures import Advice, PaymentFailureCode
 from railcore.lifecycle import DiscrepancyKind, FactSource
 from railcore.money import Money
-from railcore.redaction import masked, masked_reference
+from railcore.redaction import kept_reference, masked, masked_reference
 from railcore.review import NotedDiscrepancy, Remedy
 from railcore.routing import RouteCapabilities
 
@@ -194,7 +194,7 @@ def _known(sources: Sources) -> Iterator[str]:
             yield f"{when}{_news(event.payload)}"
     reference = sources.execution.provider_ref
     if reference is not None:
-        yield f"The provider calls it {reference}."
+        yield f"The provider calls it {kept_reference(reference)}."
     settled, asked = sources.execution.settled_minor, sources.execution.money
     if settled is not None and settled != asked.amount_minor:
         came = Money(settled, asked.currency)
@@ -394,7 +394,7 @@ def _sums(payment: PaymentView | None) -> Iterator[str]:
 
 def _facts(sources: Sources) -> dict[str, object]:
     execution, can = sources.execution, sources.can
-    context = execution.context
+    context, reference = execution.context, execution.provider_ref
     in_doubt = can is not None and execution.is_in_doubt and not execution.is_unsent
     return {
         "tenant_id": context.tenant_id,
@@ -412,7 +412,7 @@ def _facts(sources: Sources) -> dict[str, object]:
         "status": execution.status.value,
         "pending_reason": execution.pending_reason,
         "failure_code": execution.failure,
-        "provider_ref": execution.provider_ref,
+        "provider_ref": None if reference is None else kept_reference(reference),
         "sent": execution.tries,
         "first_sent_at": _iso(execution.first_sent_at),
         "last_sent_at": _iso(execution.last_sent_at),
@@ -461,6 +461,8 @@ KIND_WORDS: Final[Mapping[DiscrepancyKind, str]] = {
     DiscrepancyKind.CURRENCY_DIFFERS: "another currency than asked",
     DiscrepancyKind.FAILURE_DIFFERS: "another reason for the failure",
     DiscrepancyKind.ORPHAN_CHARGE: "a charge that nobody here asked for",
+    DiscrepancyKind.REFUND_FAILED: "what was to be given back was not",
+    DiscrepancyKind.MISSING_AT_PROVIDER: "a charge of ours that the provider's statement lacks",
 }
 """What a kind of discrepancy means, for people."""
 

@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 import attrs
 
 from railcore import _checks
+from railcore.enums import Operation, PaymentRail, RouteMode
 from railcore.errors import InvalidValueError
-from railcore.redaction import Secret
+from railcore.redaction import Secret, shown_reference
 from railcore.results import RailResult
 
 BODY_LIMIT: Final = 256 * 1024
@@ -77,11 +78,16 @@ class WebhookAccount:
             for the provider's verifier.
         tenant_id: Whose account it is; its deliveries touch no other tenant. None for an account
             that tenants share.
+        orphan_tenant_id: Under whom money is noted that came into an account that tenants share and
+            that no payment was found for.
+        mode: Whether the account moves real money.
     """
 
     account: str = attrs.field(validator=_checks.text(64))
     secrets: tuple[Secret, ...] = attrs.field(validator=_all_are(Secret), repr=False)
     tenant_id: str | None = attrs.field(default=None, validator=_checks.text(64, optional=True))
+    orphan_tenant_id: str = attrs.field(default="unassigned", validator=_checks.text(64))
+    mode: RouteMode = attrs.field(default=RouteMode.LIVE, validator=_checks.one_of(RouteMode))
 
 
 @attrs.frozen(kw_only=True)
@@ -119,14 +125,26 @@ class WebhookNews:
         reference: A short reference that we gave to the execution.
         provider_ref: The provider's own id.
         phase: The step that it speaks of; None where there is one step only.
+        operation, rail: What was done, and on which rail, where the event says. They decide what is
+            made of money that no payment is found for: only charges and captures are orphans.
     """
 
     result: RailResult = attrs.field(validator=_checks.one_of(RailResult))
     provider_key: str | None = attrs.field(default=None, validator=_checks.reference(255))
-    reference: str | None = attrs.field(default=None, validator=_checks.reference(255))
-    provider_ref: str | None = attrs.field(default=None, validator=_checks.reference(255))
+    reference: str | None = attrs.field(
+        default=None, validator=_checks.reference(255), repr=shown_reference
+    )
+    provider_ref: str | None = attrs.field(
+        default=None, validator=_checks.reference(255), repr=shown_reference
+    )
     phase: int | None = attrs.field(
         default=None, validator=_checks.whole_number(0, most=_LAST_PHASE, optional=True)
+    )
+    operation: Operation | None = attrs.field(
+        default=None, validator=_checks.one_of(Operation, optional=True)
+    )
+    rail: PaymentRail | None = attrs.field(
+        default=None, validator=_checks.one_of(PaymentRail, optional=True)
     )
 
     def __attrs_post_init__(self) -> None:
@@ -165,8 +183,8 @@ class Sought:
     provider: str
     account: str
     provider_key: str | None = None
-    reference: str | None = None
-    provider_ref: str | None = None
+    reference: str | None = attrs.field(default=None, repr=shown_reference)
+    provider_ref: str | None = attrs.field(default=None, repr=shown_reference)
 
 
 class InboxState(StrEnum):
@@ -196,6 +214,7 @@ class InboxItem:
         body_sha256: 32 bytes, of the body as received.
         body: What is parsed; as received on the first try, card numbers masked later.
         attempts: How often it was tried; a settlement of an earlier try changes nothing.
+        faults: How many of the earlier tries failed, and did not only wait.
         waited_s: For how long it has been here.
     """
 
@@ -207,6 +226,7 @@ class InboxItem:
     body: bytes = attrs.field(repr=False)
     signed_at: datetime | None = None
     attempts: int = 1
+    faults: int = 0
     waited_s: float = 0.0
 
 
@@ -219,11 +239,13 @@ class Settlement:
         state: ``received`` when it is tried again.
         retry_s: In how many seconds; None exactly when it is not tried again.
         problem: Why it was not applied; no content of the delivery.
+        is_fault: Whether something failed, so that the try counts towards ``park_after``.
     """
 
     state: InboxState
     retry_s: float | None = None
     problem: str | None = None
+    is_fault: bool = False
 
     def __attrs_post_init__(self) -> None:
         if (self.state is InboxState.RECEIVED) is (self.retry_s is None):
@@ -249,10 +271,11 @@ class WebhookSettings:
     How deliveries are tried.
 
     Attributes:
-        first_retry_s: When news of an unknown payment is tried again first; doubles every time.
+        first_retry_s: When what waits or failed is tried again first; doubles every time.
         last_retry_s: The longest wait between two tries.
-        patience_s: For how long a payment may stay unknown before its news is parked.
-        park_after: After how many tries that raised a delivery is parked.
+        patience_s: For how long a payment may stay unknown, or a provider that was asked again
+            silent, before the news is parked.
+        park_after: After how many tries that failed a delivery is parked; waiting does not count.
         lease_s: For how long one try is nobody else's.
     """
 

@@ -76,11 +76,12 @@ class EnvironmentCredentials:
 
     environment: Mapping[str, str] = attrs.field(factory=lambda: os.environ, repr=False)
     names: Collection[tuple[str, str]] = ()
-    _asked: set[tuple[str, str]] = attrs.field(factory=set, init=False, repr=False, eq=False)
+    _owners: dict[str, tuple[str, str]] = attrs.field(
+        factory=dict, init=False, repr=False, eq=False
+    )
 
     def __attrs_post_init__(self) -> None:
-        check_variables(self.names)
-        self._asked.update(self.names)
+        check_variables(self.names, self._owners)
 
     def secret(self, tenant_id: str, provider: str, account: str, /) -> Secret:
         """
@@ -90,9 +91,7 @@ class EnvironmentCredentials:
             MisconfiguredError: The variable is not set, or another account has the same one; names
                 are told, never a value.
         """
-        if (provider, account) not in self._asked:
-            check_variables([*tuple(self._asked), (provider, account)])
-            self._asked.add((provider, account))
+        check_variables([(provider, account)], self._owners)
         name = secret_variable(provider, account)
         value = self.environment.get(name)
         if not value:
@@ -207,14 +206,20 @@ class EnvironmentWebhookAccounts:
         return WebhookAccount(account=account, secrets=secrets, mode=mode)
 
 
-def check_variables(names: Iterable[tuple[str, str]]) -> None:
+def check_variables(
+    names: Iterable[tuple[str, str]], owners: dict[str, tuple[str, str]] | None = None
+) -> None:
     """
     Check that no two accounts, as (provider, account), would read their secret from one variable.
+
+    Args:
+        names: The accounts.
+        owners: The account of each variable that is known already; new ones are added.
 
     Raises:
         MisconfiguredError: Two would; both are named, and the variable.
     """
-    found = dict[str, tuple[str, str]]()
+    found = {} if owners is None else owners
     for name in names:
         variable = secret_variable(*name)
         first = found.setdefault(variable, name)

@@ -149,6 +149,7 @@ def _settle(item: InboxItem, settlement: Settlement) -> Flow[bool]:
             "state": settlement.state,
             "retry_s": None if retry_s is None else rows.seconds(retry_s),
             "problem": settlement.problem,
+            "is_fault": "true" if settlement.is_fault else "false",
         }
     )
     return bool((yield from patiently(query)))
@@ -189,6 +190,7 @@ def _item(row: Row) -> InboxItem:
         body=bytes(row["body"] or b""),
         signed_at=None if signed_at is None else rows.instant(signed_at),
         attempts=row["attempts"],
+        faults=row["faults"],
         waited_s=row["waited_s"],
     )
 

@@ -332,8 +332,8 @@ def find_named(sought: Sought) -> Flow[Sequence[PaymentExecution]]:
             "provider": sought.provider,
             "account": sought.account,
             "provider_key": sought.provider_key,
-            "reference": sought.reference,
-            "provider_ref": sought.provider_ref,
+            "reference": rows.kept(sought.reference),
+            "provider_ref": rows.kept(sought.provider_ref),
         }
     )
     best = min((row["by"] for row in found), default=0)

@@ -26,6 +26,7 @@ from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import Discrepancy, DiscrepancyKind
 from railcore.money import Currency, Money
 from railcore.protocol import Claim, Due, Recording, Resolving
+from railcore.redaction import kept_reference, true_reference
 from railcore.results import NextAction, NextActionKind
 from railcore.review import (
     NotedDiscrepancy,
@@ -46,6 +47,7 @@ __all__ = [
     "execution_of",
     "instant",
     "items",
+    "kept",
     "note_parameters",
     "noted_of",
     "orphan_parameters",
@@ -133,7 +135,7 @@ def record_parameters(recording: Recording) -> Parameters:
         "cause_code": after.cause,
         "phase": str(after.phase),
         "progress": str(after.progress),
-        "provider_ref": after.provider_ref,
+        "provider_ref": kept(after.provider_ref),
         "settled_minor": _number(after.settled_minor),
         "next_action": _shown(after.next_action),
         "expires_at": None if after.expires_at is None else after.expires_at.isoformat(),
@@ -203,8 +205,9 @@ def noted_of(row: Row) -> NotedDiscrepancy:
         execution_id=row["execution_id"] or adopting_id(discrepancy_id),
         kind=DiscrepancyKind(row["kind"]),
         sides=tuple(detail["sides"]),
-        provider_ref=detail.get("provider_ref"),
+        provider_ref=_true(detail.get("provider_ref")),
         reported=_money_of(detail.get("reported")),
+        evidence=detail.get("evidence"),
     )
     return NotedDiscrepancy(
         tenant_id=row["tenant_id"],
@@ -220,7 +223,9 @@ def _detail(discrepancy: Discrepancy) -> dict[str, object]:
     """Return what has no column of its own; absent members are None."""
     detail: dict[str, object] = {"sides": list(discrepancy.sides)}
     if discrepancy.provider_ref is not None:
-        detail["provider_ref"] = discrepancy.provider_ref
+        detail["provider_ref"] = kept(discrepancy.provider_ref)
+    if discrepancy.evidence is not None:
+        detail["evidence"] = discrepancy.evidence
     if discrepancy.reported is not None:
         money = discrepancy.reported
         exponent = money.currency.exponent
@@ -332,7 +337,7 @@ def execution_of(row: Row) -> PaymentExecution:
         provider=row["provider"],
         account=row["account"],
         mode=RouteMode(row["mode"]),
-        parent_ref=row["request"].get("parent_ref"),
+        parent_ref=_true(row["request"].get("parent_ref")),
         send_before=_send_before_of(row["request"]),
         status=ExecutionStatus(row["status"]),
         pending_reason=_member(PendingReason, row["pending_reason"]),
@@ -341,7 +346,7 @@ def execution_of(row: Row) -> PaymentExecution:
         version=row["version"],
         phase=row["phase"],
         progress=row["progress"],
-        provider_ref=row["provider_ref"],
+        provider_ref=_true(row["provider_ref"]),
         settled_minor=row["settled_minor"],
         next_action=_next_action_of(row["next_action"]),
         expires_at=_utc(row["expires_at"]),
@@ -402,7 +407,7 @@ def _request(execution: PaymentExecution) -> dict[str, object]:
     request: dict[str, object] = {}
     context = execution.context
     if execution.parent_ref is not None:
-        request["parent_ref"] = execution.parent_ref
+        request["parent_ref"] = kept(execution.parent_ref)
     if execution.send_before is not None:
         request["send_before"] = execution.send_before.isoformat()
     for name in _PLAIN:
@@ -511,6 +516,15 @@ def _member(kind: Any, value: str | None) -> Any:
 
 def _number(value: int | None) -> str | None:
     return None if value is None else str(value)
+
+
+def kept(reference: str | None) -> str | None:
+    """Return a provider's reference as it is stored: never with digits like a card's."""
+    return None if reference is None else kept_reference(reference)
+
+
+def _true(reference: str | None) -> str | None:
+    return None if reference is None else true_reference(reference)
 
 
 @lru_cache(maxsize=256)

@@ -325,6 +325,7 @@ inbox = Table(
     _at("next_attempt_at", nullable=True),
     _at("settled_at", nullable=True),
     _text("problem", nullable=True),
+    _int("faults", zero=True),
     PrimaryKeyConstraint(
         "event_id", "account", "provider", "tenant_id", name="railcore_inbox_pkey"
     ),
@@ -353,7 +354,7 @@ inbox_body = Table(
     PrimaryKeyConstraint(
         "event_id", "account", "provider", "tenant_id", name="railcore_inbox_body_pkey"
     ),
-    CheckConstraint("octet_length(body) <= 262144", name="inbox_body_is_bounded"),
+    CheckConstraint("octet_length(body) <= 1048576", name="inbox_body_is_bounded"),
 )
 
 wallet_account = Table(

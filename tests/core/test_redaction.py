@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -12,12 +13,16 @@ from hypothesis import strategies as st
 
 from railcore.errors import InvalidValueError
 from railcore.redaction import (
+    KEPT,
     Secret,
     holds_card_number,
+    kept_reference,
     masked,
     masked_reference,
     passes_luhn,
     redacted,
+    shown_reference,
+    true_reference,
 )
 
 CARDS = [
@@ -142,7 +147,7 @@ def all_texts(value: object) -> list[str]:
 
 
 @given(nested)
-def test_no_card_number_survives_anywhere(value: object) -> None:
+def test_hi1_no_card_number_survives_anywhere(value: object) -> None:
     assert not any(holds_card_number(text) for text in all_texts(redacted(value)))
 
 
@@ -231,7 +236,7 @@ SHOWN: dict[str, Callable[[Secret], str]] = {
 
 
 @pytest.mark.parametrize("way", SHOWN)
-def test_a_secret_shows_itself_nowhere(way: str) -> None:
+def test_cf3_a_secret_shows_itself_nowhere(way: str) -> None:
     assert "hunter2" not in SHOWN[way](Secret(SECRET))
 
 
@@ -267,3 +272,56 @@ def test_equal_secrets_are_one_in_a_set(value: str) -> None:
 def test_a_secret_takes_no_attributes() -> None:
     with pytest.raises(AttributeError):
         Secret(SECRET).other = 1  # type: ignore[attr-defined]
+
+
+# References ------------------------------------------------------------------------------------
+
+RUNS = re.compile(r"[0-9]{13,}")
+GROUPS = re.compile(r"[0-9](?:[ .-]?[0-9]){12,}")
+around = st.text("0123456789ab~-. :é", max_size=12)
+references = st.one_of(
+    st.text(),
+    st.builds("{}{}{}".format, around, cards, around),
+    cards,
+    around.map(KEPT.__add__),
+    cards.map(KEPT.__add__),
+)
+
+
+def all_cards(text: str) -> list[str]:
+    """Return what a scanner finds that knows no words: runs of digits, in groups or not."""
+    found = [one for runs in (RUNS, GROUPS) for one in runs.findall(text)]
+    bare = [re.sub(r"[^0-9]", "", one) for one in found]
+    return [one for one in bare if 13 <= len(one) <= 19 and passes_luhn(one)]
+
+
+@given(references)
+def test_a_reference_survives_exactly(reference: str) -> None:
+    assert true_reference(kept_reference(reference)) == reference
+
+
+@given(references, references)
+def test_no_two_references_are_kept_as_the_same(one: str, other: str) -> None:
+    assert (kept_reference(one) == kept_reference(other)) is (one == other)
+    assert kept_reference(kept_reference(one)) != one or kept_reference(one) == one
+
+
+@given(references)
+def test_no_reference_shows_a_card_number(reference: str) -> None:
+    kept = kept_reference(reference)
+
+    assert not all_cards(kept)
+    assert not all_cards(shown_reference(reference))
+    assert masked(kept) == kept or not kept.startswith(KEPT)
+
+
+@given(cards, cards)
+def test_the_same_first_and_last_digits_are_no_other_reference(one: str, other: str) -> None:
+    assume(one != other)
+
+    assert kept_reference(one) != kept_reference(other)
+
+
+@pytest.mark.parametrize("reference", ["ch_1", "Überweisung-7", "4111111111111112", ""])
+def test_other_references_are_kept_as_they_are(reference: str) -> None:
+    assert kept_reference(reference) == reference

@@ -12,6 +12,7 @@ from railcore.enums import PendingReason
 from railcore.errors import InvalidValueError
 from railcore.failures import UNKNOWN_CAUSES, PaymentFailureCode
 from railcore.money import SAR, Money
+from railcore.redaction import kept_reference
 from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
 from tests.core.made import ASKED, NOW, REDIRECT
 
@@ -174,8 +175,12 @@ def test_a_reference_as_banks_write_it_is_kept(ref: str) -> None:
     assert RailResult.success(ref, ASKED).provider_ref == ref
 
 
-def test_a_card_number_in_a_reference_is_masked() -> None:
-    assert RailResult.success(PAN, ASKED).provider_ref == "411111******1111"
+def test_a_reference_like_a_card_number_is_itself_and_shows_otherwise() -> None:
+    result = RailResult.success(PAN, ASKED)
+
+    assert result.provider_ref == PAN
+    assert PAN not in repr(result)
+    assert kept_reference(PAN) in repr(result)
 
 
 def test_card_numbers_in_an_answer_are_masked() -> None:

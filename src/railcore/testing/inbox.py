@@ -71,8 +71,9 @@ class InMemoryWebhookInbox:
                 return False
             retry_s = settlement.retry_s
             due_at = None if retry_s is None else self._clock.now() + timedelta(seconds=retry_s)
-            self._kept[_name(item)] = attrs.evolve(
-                stored, state=settlement.state, due_at=due_at, problem=settlement.problem
+            tried = attrs.evolve(stored.item, faults=stored.item.faults + settlement.is_fault)
+            self._kept[_name(item)] = _Kept(
+                tried, stored.received_at, due_at, settlement.state, settlement.problem
             )
             return True
 
@@ -102,7 +103,7 @@ class InMemoryWebhookInbox:
             meant = [name for name, one in self._kept.items() if is_meant(one)]
             for name in meant:
                 stored = self._kept[name]
-                item = attrs.evolve(stored.item, attempts=stored.item.attempts + 1)
+                item = attrs.evolve(stored.item, attempts=stored.item.attempts + 1, faults=0)
                 self._kept[name] = _Kept(item, stored.received_at, self._clock.now())
             return len(meant)
 

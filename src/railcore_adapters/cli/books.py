@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from railcore.enums import ExecutionStatus, PaymentRail, PendingReason
+from railcore.redaction import shown_reference, true_reference
 
 _AT_ONCE: Final = 2000
 Row = TypeVar("Row")
@@ -45,7 +46,9 @@ class ExecutionRow:
     failure_code: str | None
     cause_code: str | None
     version: int
-    provider_ref: str | None
+    provider_ref: str | None = attrs.field(
+        converter=attrs.converters.optional(true_reference), repr=shown_reference
+    )
     settled_minor: int | None
     next_check_at: datetime | None
     created_at: datetime

@@ -12,6 +12,7 @@ from typing import Final
 
 import attrs
 
+from railcore.enums import Operation, PaymentRail
 from railcore.errors import InvalidValueError, WebhookRefusedError
 from railcore.redaction import Secret
 from railcore.webhooks import (
@@ -27,6 +28,15 @@ from railcore_adapters.stub.wire import read_news
 __all__ = ["StubWebhooks"]
 
 _OF_PAYMENTS: Final = ".updated"
+_OPERATIONS: Final = {
+    "authorization": Operation.AUTHORIZE,
+    "capture": Operation.CAPTURE,
+    "charge": Operation.CHARGE,
+    "payment": Operation.CHARGE,
+    "refund": Operation.REFUND,
+    "void": Operation.VOID,
+}
+_RAILS: Final = {"payment": PaymentRail.OPEN_BANKING_PIS}
 
 
 @attrs.frozen
@@ -76,7 +86,11 @@ class StubWebhooks:
             raise InvalidValueError("data", "an object", type(item).__name__)
         reference, provider_ref = item.get("reference"), item.get("id")
         news = WebhookNews(
-            result=read_news(item), provider_key=reference, provider_ref=provider_ref
+            result=read_news(item),
+            provider_key=reference,
+            provider_ref=provider_ref,
+            operation=_OPERATIONS.get(str(item.get("object"))),
+            rail=_RAILS.get(str(item.get("object")), PaymentRail.CARD_PSP),
         )
         return WebhookEvent(news=(news,), occurred_at=_instant(event.get("created_at")))
 

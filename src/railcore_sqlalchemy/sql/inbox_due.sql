@@ -13,7 +13,7 @@ with due as materialized (
   where item.event_id = due.event_id and item.account = due.account
     and item.provider = due.provider and item.tenant_id = due.tenant_id
   returning item.tenant_id, item.provider, item.account, item.event_id, item.body_sha256, item.signed_at,
-    item.attempts, item.received_at, extract(epoch from now() - item.received_at)::float8 as waited_s
+    item.attempts, item.faults, item.received_at, extract(epoch from now() - item.received_at)::float8 as waited_s
 )
 select begun.*, kept.body from begun left join railcore_inbox_body kept
   on kept.event_id = begun.event_id and kept.account = begun.account

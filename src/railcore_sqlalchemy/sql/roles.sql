@@ -57,4 +57,4 @@ grant insert, update (attempts, due_at, parked_at, last_error), delete on railco
 grant select on railcore_inbox to railcore_app, railcore_reader;
 grant select on railcore_inbox_body to railcore_app;
 grant insert on railcore_inbox, railcore_inbox_body to railcore_app;
-grant update (state, attempts, next_attempt_at, settled_at, problem) on railcore_inbox to railcore_app;
+grant update (state, attempts, faults, next_attempt_at, settled_at, problem) on railcore_inbox to railcore_app;

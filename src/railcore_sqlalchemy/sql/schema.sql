@@ -207,6 +207,7 @@ create table railcore_inbox (
   next_attempt_at timestamptz,
   settled_at timestamptz,
   problem text,
+  faults integer not null default 0,
   constraint railcore_inbox_pkey primary key (event_id, account, provider, tenant_id),
   constraint inbox_hash_is_sha256 check (octet_length(body_sha256) = 32),
   constraint inbox_state_is_known check (state in ('received', 'applied', 'parked')),
@@ -216,7 +217,8 @@ create table railcore_inbox (
 create index railcore_inbox_due on railcore_inbox (next_attempt_at) where next_attempt_at is not null;
 create index railcore_inbox_received on railcore_inbox (received_at);
 
--- The bodies, card numbers masked, apart from the rows above because they are not kept as long.
+-- The bodies, card numbers masked, apart from the rows above because they are not kept as long. References whose digits could
+-- be a card's are kept in another spelling, in which a body of 256 KiB may have twice that.
 create table railcore_inbox_body (
   tenant_id text collate "C" not null,
   provider text collate "C" not null,
@@ -225,7 +227,7 @@ create table railcore_inbox_body (
   received_at timestamptz not null,
   body bytea not null,
   constraint railcore_inbox_body_pkey primary key (event_id, account, provider, tenant_id),
-  constraint inbox_body_is_bounded check (octet_length(body) <= 262144)
+  constraint inbox_body_is_bounded check (octet_length(body) <= 1048576)
 );
 
 -- Guards -------------------------------------------------------------------------------------------------

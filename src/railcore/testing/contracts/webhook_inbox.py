@@ -27,6 +27,7 @@ from railcore.webhooks import InboxItem, InboxState, InboxVerdict, Settlement
 APPLIED: Final = Settlement(InboxState.APPLIED)
 PARKED: Final = Settlement(InboxState.PARKED, None, "nobody can read it")
 AT_ONCE: Final = Settlement(InboxState.RECEIVED, 0.0, "not known yet")
+FAILED: Final = Settlement(InboxState.RECEIVED, 0.0, "nobody can read it", is_fault=True)
 LATER: Final = Settlement(InboxState.RECEIVED, 600.0, "not known yet")
 SIGNED_AT: Final = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -146,6 +147,20 @@ class WebhookInboxContract:
         assert inbox.replay("evt_1") == 1
         assert [one.event_id for one in inbox.due(10, 60)] == ["evt_1"]
         assert list(inbox.parked(10)) == []
+
+    def test_what_failed_is_counted_and_what_waited_is_not(self, inbox: WebhookInbox) -> None:
+        inbox.receive(item_of(), 60)
+        inbox.settle(item_of(), FAILED)
+        (second,) = inbox.due(10, 60)
+        inbox.settle(second, AT_ONCE)
+        (third,) = inbox.due(10, 60)
+        inbox.settle(third, FAILED)
+        (fourth,) = inbox.due(10, 60)
+        inbox.settle(fourth, Settlement(InboxState.PARKED, None, "enough", is_fault=True))
+
+        assert [one.faults for one in (second, third, fourth)] == [1, 1, 2]
+        inbox.replay("evt_1")
+        assert [one.faults for one in inbox.due(10, 60)] == [0]
 
     def test_a_replay_fences_the_try_before_it(self, inbox: WebhookInbox) -> None:
         inbox.receive(item_of(), 60)
