@@ -14,8 +14,7 @@ nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
 ALL_EXTRAS = ".[cli,embedded,faststream,httpx,migrations,sqlalchemy,structlog,testing]"
-# Every ninth is a freeze.
-KILLS = {"RAILCORE_FAULT_KILLS": "235"}
+KILLS = {"RAILCORE_FAULT_KILLS": "210"}
 # The examples of one page build on one another, so one process runs them all.
 IN_PARALLEL = ("-n", "2", "--dist", "loadscope")
 ON_A_DATABASE = ("tests/contract", "tests/faults", "tests/property", "tests/sqlalchemy")

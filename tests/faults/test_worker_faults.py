@@ -1,12 +1,10 @@
 """Workers that are killed or frozen, wherever they are, cost nobody any money or much time."""
 
 import asyncio
-import json
 import math
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -49,6 +47,7 @@ from railcore_sqlalchemy.stores import SqlExecutionStore
 from tests.conftest import conninfo
 from tests.core.hosts import FakeRail
 from tests.faults import fences, ledgers
+from tests.faults.nurseries import ROUTES, Nursery, ended_by, nursed, state_of
 from tests.faults.worker_nursery import POINTS, Ground
 
 pytestmark = [
@@ -66,49 +65,6 @@ TOKENS = (
     *("visa", "pending"),
 )
 HOWS: tuple[How, ...] = ("on_time", "late", "twice", "reversed", "forged")
-ROUTES = """
-routes.cards = {rail = "card_psp", provider = "stub", account = "main", mode = "sandbox"}
-default_route = "cards"
-"""
-
-
-@attrs.define
-class Nursery:
-    """Starts workers, and knows what became of them."""
-
-    process: "subprocess.Popen[str]"
-    pids: set[int] = attrs.field(factory=set)
-
-    def start(self, **fate: Any) -> int:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(fate) + "\n")
-        self.process.stdin.flush()
-        pid = int(self.process.stdout.readline())
-        self.pids.add(pid)
-        return pid
-
-    def end(self) -> None:
-        for pid in self.pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(10)
-
-
-def state_of(pid: int) -> str:
-    """R, S, T (stopped), Z (dead) or nothing."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "Z"
-
-
-def ended_by(pid: int) -> int:
-    """The signal that ended a process which nobody has waited for yet; 0 for none."""
-    status = Path(f"/proc/{pid}/stat").read_text().split()[-1]
-    return int(status) & 0x7F
 
 
 @attrs.frozen
@@ -241,30 +197,6 @@ def bench(railcore_sandbox: Sandbox, database_url: str, tmp_path: Path) -> Itera
     engine.dispose()
 
 
-@contextmanager
-def nursed(sandbox: Sandbox, ground: Ground) -> Iterator[Nursery]:
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.faults.worker_nursery",
-            json.dumps(attrs.asdict(ground)),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "RAILCORE_SECRET_STUB_MAIN": sandbox.accounts["main"]},
-        cwd=HERE.parents[1],
-        text=True,
-    )
-    nursery = Nursery(process)
-    try:
-        yield nursery
-    finally:
-        nursery.end()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
 def wait_until(condition: Callable[[], bool], within_s: float) -> float:
     """Return after how many seconds *condition* held."""
     started_s = time.monotonic()
@@ -329,10 +261,6 @@ class Chaos:
     late: dict[int, float] = attrs.field(factory=dict)
     thawing: dict[int, float] = attrs.field(factory=dict)
 
-    @property
-    def count(self) -> int:
-        return self.killed.total() + self.frozen.total()
-
     def go_on(self) -> None:
         while len(self.alive) < 4:
             self.start()
@@ -363,8 +291,11 @@ class Chaos:
                 self.alive[pid] = "any moment"
 
     def thaw(self, pid: int) -> None:
+        """Let it go on, as one more for a while, which is then killed."""
         del self.thawing[pid]
         os.kill(pid, signal.SIGCONT)
+        self.alive[pid] = "thawed"
+        self.late[pid] = time.monotonic() + self.chance.uniform(1.0, 2.5) * slowness()
 
 
 @attrs.define
@@ -409,7 +340,7 @@ def test_rc3_workers_killed_and_frozen_anywhere_charge_each_key_once(bench: Benc
     overdue.start()
     with listening(bench.engine) as bench.sandbox.webhooks.url:
         try:
-            while chaos.count < KILLS:
+            while chaos.killed.total() < KILLS or not chaos.frozen:
                 assert time.monotonic() < deadline_s, chaos
                 if bench.open_count() < 30:
                     queued = bench.enqueue(*(f"pay-{asked + number}" for number in range(60)))

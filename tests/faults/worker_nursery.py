@@ -16,17 +16,23 @@ import asyncio
 import gc
 import json
 import os
+import secrets
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import attrs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from railcore import clock, context
 from railcore.budget import AccountLimits
+from railcore.clock import SystemClock
+from railcore.errors import RailcoreError
 from railcore.events import JournalEvent
 from railcore.intake import Webhooks
 from railcore.ports import AsyncWebhookInbox
@@ -45,6 +51,9 @@ from railcore_sqlalchemy.outbox import AsyncSqlOutbox
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore
 from tests.faults.fences import signed
 from tests.faults.ledgers import FileSink
+
+NOT_BEGUN = 3
+"""The status of a process that could not begin."""
 
 POINTS = {
     "before_acquire_due": "send or check",
@@ -83,6 +92,8 @@ class Ground:
         lease_s: Of executions, deliveries and buckets alike.
         sink: The log of what was delivered.
         notes: The log of late writes.
+        listen: The descriptor of a listening socket, for hosts that hear webhooks.
+        role, relay_role: What database sessions are, if not what they log in as.
     """
 
     database_url: str
@@ -91,6 +102,9 @@ class Ground:
     lease_s: float
     sink: str
     notes: str
+    listen: int | None = None
+    role: str | None = None
+    relay_role: str | None = None
 
 
 class Fate:
@@ -225,7 +239,9 @@ def hearing(
     return over
 
 
-async def work(ground: Ground, fate: Fate, duties: Sequence[str] | None) -> None:
+async def work(
+    ground: Ground, fate: Fate, duties: Sequence[str] | None, recovery_since: datetime | None
+) -> None:
     owner = f"worker-{os.getpid()}"
     inbox = arm(fate, FileSink(ground.notes, owner))
     wishes = wiring.Wishes(
@@ -238,6 +254,9 @@ async def work(ground: Ground, fate: Fate, duties: Sequence[str] | None) -> None
         at_once=16,
         owner=owner,
         webhooks=hearing(ground.lease_s, inbox),
+        recovery_since=recovery_since,
+        role=ground.role,
+        relay_role=ground.relay_role,
     )
     limits = AccountLimits(at_once=8, per_second=1000.0, burst=8)
     async with wiring.open_host(wishes) as host:
@@ -259,15 +278,49 @@ async def work(ground: Ground, fate: Fate, duties: Sequence[str] | None) -> None
 
 
 def be(ground: Ground, told: Any) -> None:
-    """Be a worker until the end of this process."""
-    duties = told.pop("duties", None)
+    """Be a worker, or a host, until the end of this process."""
+    shift_s, is_random = told.pop("shift_s", 0.0), told.pop("is_random", False)
+    if shift_s:
+        shift_clock(shift_s)
+    if is_random:
+        draw_keys()
     try:
-        asyncio.run(work(ground, Fate(**told), duties))
-        os._exit(0)
+        os._exit(asyncio.run(_be(ground, told)))
+    except RailcoreError:  # before it had begun: no database, or a standby
+        os._exit(NOT_BEGUN)
     except BaseException:  # noqa: BLE001 - whatever it is, it is not to be the nursery's
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
+
+
+async def _be(ground: Ground, told: Any) -> int:
+    if (orders := told.pop("orders", None)) is not None:
+        from tests.faults.host_process import host
+
+        return await host(ground, orders)
+    duties, since = told.pop("duties", None), told.pop("recovery_since", None)
+    await work(ground, Fate(**told), duties, since and datetime.fromisoformat(since))
+    return 0
+
+
+def shift_clock(shift_s: float) -> None:
+    """Set the wall clock of this process wrong."""
+
+    def now(_: SystemClock) -> datetime:
+        return datetime.fromtimestamp(time.time() + shift_s, UTC)
+
+    vars(clock)["SystemClock"].now = now
+
+
+def draw_keys() -> None:
+    """Break the rule that a provider's key is derived: draw it, once for each execution."""
+    drawn: dict[tuple[object, ...], str] = {}
+
+    def draw(*of: object, **more: object) -> str:
+        return drawn.setdefault((*of, *more.items()), secrets.token_hex(16))
+
+    vars(context)["derive_provider_key"] = draw
 
 
 def main(ground: Ground) -> None:
