@@ -77,9 +77,9 @@ def collected(tests: Iterable[str], folder: Path = ROOT) -> dict[str, list[str]]
         capture_output=True,
         text=True,
     ).stdout.splitlines()
-    cases: dict[str, list[str]] = {test: [] for test in tests}
+    there: dict[str, list[str]] = {}
     for case in listed:
         plain = without_fault(case)
-        for name in {plain, plain.partition("[")[0]} & cases.keys():
-            cases[name].append(case)
-    return cases
+        for name in {plain, plain.partition("[")[0]}:
+            there.setdefault(name, []).append(case)
+    return {test: there.get(without_fault(test), []) for test in tests}

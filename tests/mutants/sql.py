@@ -14,6 +14,7 @@ _WALLET = "tests/sqlalchemy/test_wallet_sql.py::"
 _STORE = "tests/contract/test_execution_store.py::TestPostgres::"
 _OUTBOX = "tests/contract/test_outbox.py::TestPostgres::"
 _INBOX = "tests/contract/test_webhook_inbox.py::TestPostgres::"
+_REVIEWING = "tests/sqlalchemy/test_review_sql.py::"
 _REVIEW = "tests/contract/test_review_store.py::TestPostgres::"
 
 _RECORDS = (
@@ -342,7 +343,8 @@ _CONSTRAINTS = (
         "the parent's sums without the head's lock",
         _SCHEMA,
         "  perform from railcore_payment\n"
-        "    where tenant_id = asked.tenant_id and payment_id = asked.payment_id for no key update;\n",
+        "    where tenant_id = asked.tenant_id and payment_id = asked.payment_id"
+        " for no key update;\n",
         "",
         (_FOLLOW_UPS + "test_sixty_and_sixty_of_one_charge_of_two_wait_for_each_other",),
     ),
@@ -423,8 +425,8 @@ _DELIVERY = (
         " and o.tenant_id = h.tenant_id\n",
         "    where o.bucket = :bucket::smallint and o.aggregateid = h.aggregateid"
         " and o.tenant_id = h.tenant_id\n"
-        "      and o.enqueued_at > coalesce((select max(d.occurred_at) from railcore_event d where not"
-        " exists (select from railcore_outbox w where (w.aggregateid, w.tenant_id, w.seq)"
+        "      and o.enqueued_at > coalesce((select max(d.occurred_at) from railcore_event d"
+        " where not exists (select from railcore_outbox w where (w.aggregateid, w.tenant_id, w.seq)"
         " = (d.aggregateid, d.tenant_id, d.seq))), '-infinity')\n",
         ("tests/faults/test_relay_faults.py::test_ob1_what_commits_late_is_not_skipped",),
     ),
@@ -511,10 +513,7 @@ _DELIVERY = (
         _SQL + "book_adopted.sql",
         " and not exists (",
         " and true or exists (",
-        (
-            "tests/sqlalchemy/test_review_sql.py::"
-            "test_what_an_execution_has_completed_with_is_not_adopted",
-        ),
+        (_REVIEWING + "test_what_an_execution_has_completed_with_is_not_adopted",),
     ),
 )
 
@@ -522,7 +521,8 @@ _BOOKS = (
     Mutant(
         "a customer without a limit",
         _SQL + "wallet.sql",
-        "  constraint wallet_available check (credits_posted - debits_posted - debits_pending >= 0),\n",
+        "  constraint wallet_available check"
+        " (credits_posted - debits_posted - debits_pending >= 0),\n",
         "",
         (_WALLET + "test_a_customer_cannot_be_overdrawn_by_hand",),
     ),
