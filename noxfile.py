@@ -100,6 +100,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Weaken 129 rules, one at a time, and see the named tests fail; `-- due` for some; long."""
+    install_for_tests(session)
+    session.run("python", "-m", "tests.mutants.run", *(session.posargs or ("--jobs", "2")))
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and show which lines and branches no test takes."""
     install_for_tests(session)

@@ -32,6 +32,7 @@ from railcore.ports import AsyncRail, Rail
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
 from tests.conftest import conninfo, fresh_database
 from tests.core.hosts import ROUTES, AsyncFakeRail, FakeRail
+from tests.sqlalchemy.bystander import await_who_waits
 from tests.sqlalchemy.desk import Desk, Row, claim_row, record_row
 
 REFUSED = (LimitExceededError, InDoubtError, InProgressError)
@@ -152,6 +153,14 @@ def test_a_charge_gives_back_its_own_money(desk: Desk) -> None:
     typed(desk.connection, "refund", 40, first)
 
 
+def test_a_charge_gives_back_its_own_money_once(desk: Desk) -> None:
+    first = desk.done(amount_minor=40, due_minor=100)
+    desk.done(amount_minor=60, payment_id=first["payment_id"])
+    typed(desk.connection, "refund", 40, first)  # nobody knows yet what became of it
+
+    assert refusal(desk, "refund", 1, first) == "parent_limit"
+
+
 def test_a_parent_is_completed_of_the_payment_in_its_currency(desk: Desk) -> None:
     charged, held = desk.done(), desk.done("authorize")
     open_one = claim_row()
@@ -185,6 +194,26 @@ def test_of_sixty_and_sixty_typed_at_once_one_is_refused(desk: Desk, shared_url:
                 waiting.result()
             other.rollback()
         assert desk.head(parent)["refunding"] == 60
+
+
+def test_sixty_and_sixty_of_one_charge_of_two_wait_for_each_other(
+    desk: Desk, shared_url: str
+) -> None:
+    parent = desk.done(due_minor=200)
+    desk.done(payment_id=parent["payment_id"])  # so that the payment as a whole has room
+    with (
+        psycopg.connect(conninfo(shared_url)) as one,
+        psycopg.connect(conninfo(shared_url)) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        typed(one, "refund", 60, parent)  # not committed yet
+        waiting = thread.submit(typed, other, "refund", 60, parent)
+        await_who_waits(shared_url)
+        one.commit()
+        with pytest.raises(psycopg.errors.CheckViolation, match="parent_limit"):
+            waiting.result()
+        other.rollback()
+    assert desk.head(parent)["refunding"] == 60
 
 
 # The engine ---------------------------------------------------------------------------------------

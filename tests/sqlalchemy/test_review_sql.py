@@ -12,8 +12,9 @@ import sqlalchemy
 from railcore.errors import StoreError
 from railcore.events import draft_orphan
 from railcore.protocol import ResolveVerdict
+from railcore.results import RailResult
 from railcore.review import NotedDiscrepancy, Remedy, adopting_id
-from railcore.testing.contracts.execution_store import TENANT, asked, claim, the
+from railcore.testing.contracts.execution_store import TENANT, asked, claim, record, the
 from railcore.testing.contracts.review import (
     ORPHAN,
     adoption_of,
@@ -290,6 +291,18 @@ def test_of_many_resolutions_that_adopt_one_charge_one_books_it(store: SqlExecut
         verdicts = Counter(one.verdict for one in pool.map(store.resolve, resolvings))
 
     assert verdicts == {ResolveVerdict.RESOLVED: 1, ResolveVerdict.BOOKED: 3}
+
+
+def test_what_an_execution_has_completed_with_is_not_adopted(store: SqlExecutionStore) -> None:
+    store.note_orphan(ORPHAN, draft_orphan(ORPHAN))
+    (noted,) = store.list_discrepancies(TENANT, 10)
+    adoption = adoption_of(noted, noted.payment_id)
+    first = claim(store, asked("k1"))
+    record(store, first, RailResult.success("ch_1", first.money))
+
+    outcome = store.resolve(resolving_of(noted, Remedy.ADOPT, adoptions=(adoption,)))
+
+    assert outcome.verdict is ResolveVerdict.BOOKED
 
 
 @pytest.mark.usefixtures("own_sessions")

@@ -10,7 +10,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from railcore_sqlalchemy.statements import VERDICT_OF_CONSTRAINT
+from railcore_sqlalchemy.statements import VERDICT_OF_CONSTRAINT, statement
+from tests.sqlalchemy.bystander import another, await_who_waits
 from tests.sqlalchemy.desk import Desk, Row, claim_row, record_row
 
 pytestmark = pytest.mark.usefixtures("own_sessions")
@@ -96,6 +97,50 @@ def test_one_key_is_claimed_once(database_url: str, many: bool) -> None:
         assert Counter(race(database_url, [charge] * 8))["claimed"] == 1
         assert len(desk.run("execution_by_key", row)) == 1
         assert len(desk.events(row)) == 1
+    desk.close()
+
+
+def behind(url: str, first: Row, second: Row) -> str:
+    """Claim *first* in a transaction, then *second*, which waits for it; commit *first*."""
+    desk = Desk(url)
+    with ThreadPoolExecutor(1) as pool, another(url, "select 1") as open_one:
+        ready = statement(f"claim{'_followup' if first['operation'] == 'refund' else ''}")
+        wanted = {name: first[name] for name in ready.names}
+        row = open_one.execute(ready.named.encode(), wanted).fetchone()
+        assert row
+        assert row[0] == "claimed"
+        begun = pool.submit(verdict, desk, second, many=False)
+        await_who_waits(url)
+        open_one.commit()
+        answer = begun.result()
+    desk.close()
+    return answer
+
+
+def test_of_two_first_charges_at_once_one_sets_the_currency(database_url: str) -> None:
+    first = claim_row(due_minor=200)
+    other = claim_row(payment_id=first["payment_id"], currency="USD", due_minor=200)
+
+    assert behind(database_url, first, other) == "again"
+
+    desk = Desk(database_url)
+    assert desk.claim(other) == "currency"
+    assert desk.head(first)["charging"] == 100
+    desk.close()
+
+
+@pytest.mark.parametrize("operation", ["charge", "refund"])
+def test_who_waited_for_a_payment_decides_on_what_it_has_become(
+    database_url: str, operation: str
+) -> None:
+    desk = Desk(database_url)
+    row = desk.done(due_minor=200)
+    asked = {"payment_id": row["payment_id"], "due_minor": 200, "head_seq": 2}
+    rows = [claim_row(operation, **asked, amount_minor=minor) for minor in (30, 40)]
+
+    assert behind(database_url, *rows) == "moved"
+
+    assert desk.head(row)["seq"] == 3
     desk.close()
 
 
