@@ -133,14 +133,17 @@ class Joined:
         inner = Driver(driver, Known(driver), prepare=False, commits=False)
 
         def ask(query: Query) -> Sequence[Row]:
-            savepoint = self.connection.begin_nested()
+            with _in_a_hosts_transaction():
+                savepoint = self.connection.begin_nested()
             try:
                 found = inner.ask(query)
             except BaseException:
                 if not driver.closed:
-                    savepoint.rollback()
+                    with _in_a_hosts_transaction():
+                        savepoint.rollback()
                 raise
-            savepoint.commit()
+            with _in_a_hosts_transaction():
+                savepoint.commit()
             return found
 
         yield ask
@@ -161,14 +164,17 @@ class AsyncJoined:
         inner = AsyncDriver(driver, Known(driver), prepare=False, commits=False)
 
         async def ask(query: Query) -> Sequence[Row]:
-            savepoint = await self.connection.begin_nested()
+            with _in_a_hosts_transaction():
+                savepoint = await self.connection.begin_nested()
             try:
                 found = await inner.ask(query)
             except BaseException:
                 if not driver.closed:
-                    await savepoint.rollback()
+                    with _in_a_hosts_transaction():
+                        await savepoint.rollback()
                 raise
-            await savepoint.commit()
+            with _in_a_hosts_transaction():
+                await savepoint.commit()
             return found
 
         yield ask
@@ -217,6 +223,16 @@ def _known(connection: AnyConnection, info: dict[Any, Any]) -> Known:
     if not isinstance(known, Known):
         known = info[_INFO] = Known(connection)
     return known
+
+
+@contextmanager
+def _in_a_hosts_transaction() -> Iterator[None]:
+    """Turn what became of a host's connection into a StoreError: nothing of ours is committed."""
+    try:
+        yield
+    except (SQLAlchemyError, psycopg.Error) as error:
+        problem = f"the host's transaction cannot go on: {type(error).__name__}"
+        raise StoreError(problem, may_have_committed=False) from error
 
 
 def _unreachable(error: Exception) -> StoreError:
