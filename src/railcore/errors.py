@@ -164,17 +164,26 @@ class LimitExceededError(RefusedError):
 @attrs.define(eq=False, slots=False)
 class InDoubtError(RefusedError):
     """
-    Other executions, whose outcome decides whether this is possible, are still open.
+    Other executions, whose outcome decides whether this is possible, are not known for sure.
 
-    Ask again when *execution_ids* are known; ``engine.refresh`` asks their provider.
+    Ask again when *execution_ids* are known; ``engine.refresh`` asks their provider. Where there
+    are *discrepancy_ids*, they failed and money may have moved all the same: a person has to
+    resolve those first, with ``engine.resolve``.
     """
 
     payment_id: str
     operation: str
     execution_ids: tuple[UUID, ...]
+    discrepancy_ids: tuple[UUID, ...] = ()
 
     def __str__(self) -> str:
         others = ", ".join(str(one) for one in self.execution_ids)
+        if self.discrepancy_ids:
+            noted = ", ".join(str(one) for one in self.discrepancy_ids)
+            return (
+                f"{self.operation} on payment {self.payment_id!r}: {others} may have moved money "
+                f"all the same. Nothing was sent; discrepancy {noted} has to be resolved first"
+            )
         return (
             f"{self.operation} on payment {self.payment_id!r} depends on what becomes of {others}, "
             "which is not known yet. Nothing was sent; ask again when it is"

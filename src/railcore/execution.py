@@ -259,6 +259,8 @@ class PaymentView:
         authorized_minor: Ever authorized, by charge or authorization.
         capturing_minor, voiding_minor, refunding_minor: In open captures, voids and refunds.
         captured_minor, voided_minor, refunded_minor: Completed ones.
+        disputed_minor: What open discrepancies tell of charges and authorizations that are not
+            completed: it may have come all the same.
     """
 
     tenant_id: str = attrs.field(validator=_checks.text(64))
@@ -274,6 +276,7 @@ class PaymentView:
     voided_minor: int = attrs.field(default=0, validator=_amount)
     refunding_minor: int = attrs.field(default=0, validator=_amount)
     refunded_minor: int = attrs.field(default=0, validator=_amount)
+    disputed_minor: int = attrs.field(default=0, validator=_amount)
 
     @property
     def chargeable_minor(self) -> int:

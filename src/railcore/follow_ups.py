@@ -7,7 +7,7 @@ back more than was collected, money in doubt counted. And *doubt* (rule R6): whe
 another execution decides, the answer is neither yes nor no until that one is known.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from railcore.errors import (
     UnsupportedOperationError,
 )
 from railcore.execution import PaymentExecution, PaymentView, available_of
+from railcore.review import NotedDiscrepancy
 from railcore.routing import PaymentRoute
 
 _PARENTS: Final[Mapping[Operation, frozenset[Operation]]] = {
@@ -89,26 +90,38 @@ def check_follow_up(
 
 
 def check_contradicted(
-    context: PaymentContext, executions: Sequence[PaymentExecution], contradicted: Container[UUID]
+    context: PaymentContext,
+    executions: Sequence[PaymentExecution],
+    noted: Sequence[NotedDiscrepancy],
 ) -> None:
     """
     Check that no failed follow-up of the payment may have moved money after all.
 
     Args:
-        contradicted: Executions with an open discrepancy about money.
+        noted: The discrepancies of the payment.
 
     Raises:
         InDoubtError: One may have: people have to resolve that first.
     """
-    doubtful = [
-        one
+    failed = {
+        one.execution_id
         for one in executions
-        if one.execution_id in contradicted
-        and one.status is ExecutionStatus.FAILED
-        and one.operation.follows_a_parent
-    ]
+        if one.status is ExecutionStatus.FAILED and one.operation.follows_a_parent
+    }
+    doubtful = [one for one in noted if one.is_in_dispute and one.execution_id in failed]
     if doubtful:
-        raise _in_doubt(context, doubtful)
+        raise disputed(context, doubtful)
+
+
+def disputed(context: PaymentContext, noted: Sequence[NotedDiscrepancy]) -> InDoubtError:
+    """Return that people have to resolve *noted* first."""
+    found = dict.fromkeys(one.execution_id for one in noted if one.execution_id is not None)
+    return InDoubtError(
+        context.payment_id,
+        context.operation,
+        tuple(found),
+        tuple(one.discrepancy_id for one in noted),
+    )
 
 
 def _check_doubt(

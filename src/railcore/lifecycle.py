@@ -126,6 +126,21 @@ class DiscrepancyKind(StrEnum):
         """Whether a person has to look: money may be in the wrong place."""
         return self is not DiscrepancyKind.FAILURE_DIFFERS
 
+    @property
+    def tells_of_money(self) -> bool:
+        """Whether an execution may have moved money that counts nowhere."""
+        return self in _TELLS_OF_MONEY
+
+
+_TELLS_OF_MONEY: Final = frozenset(
+    {
+        DiscrepancyKind.SUCCESS_AFTER_FAILURE,
+        DiscrepancyKind.SECOND_REFERENCE,
+        DiscrepancyKind.AMOUNT_DIFFERS,
+        DiscrepancyKind.CURRENCY_DIFFERS,
+    }
+)
+
 
 @attrs.frozen(kw_only=True)
 class Discrepancy:

@@ -8,7 +8,7 @@ synchronous ones; ``AsyncPaymentEngine`` hands in the asynchronous twins and awa
 return.
 """
 
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -34,15 +34,15 @@ from railcore.errors import (
 from railcore.events import draft_discrepancy
 from railcore.execution import Lease, PaymentExecution
 from railcore.failures import PaymentFailureCode
-from railcore.follow_ups import check_contradicted
+from railcore.follow_ups import check_contradicted, disputed
 from railcore.kernel import Kernel, Plan, Record, Resend, Wait, tells
-from railcore.lifecycle import Decision, DiscrepancyKind, Fact, FactSource, decide
+from railcore.lifecycle import Decision, Fact, FactSource, decide
 from railcore.observability import Observed, execution_observed, rail_observed
 from railcore.ports import ExecutionStore, OperatorDecided, OperatorDecision, Rail
 from railcore.protocol import Acquired, ClaimOutcome, ClaimVerdict, Due, Recording
 from railcore.registry import PaymentRailRegistry
 from railcore.results import RailResult
-from railcore.review import NotedDiscrepancy
+from railcore.review import not_given_back
 
 T = TypeVar("T")
 Call = Callable[[], Any]
@@ -152,7 +152,7 @@ class Procedures:
             outcome, _ = yield from self._claim(context, send_before)
         except _REFUSALS as refusal:
             return (yield from self._known_or(context, refusal))
-        return self._claimed(context, outcome)
+        return (yield from self._claimed(context, outcome))
 
     def enqueue_many(
         self, contexts: Sequence[PaymentContext], send_before: datetime
@@ -188,13 +188,28 @@ class Procedures:
                 return found
             if found.verdict is ClaimVerdict.MOVED:
                 return (yield from self.enqueue(context, send_before))
-            return self._claimed(context, found)
+            return (yield from self._claimed(context, found))
         except RailcoreError as error:
             return error
 
-    def _claimed(self, context: PaymentContext, outcome: ClaimOutcome) -> PaymentExecution:
+    def _claimed(
+        self, context: PaymentContext, outcome: ClaimOutcome
+    ) -> Procedure[PaymentExecution]:
         if outcome.verdict is ClaimVerdict.CLAIMED and outcome.execution is not None:
             return outcome.execution
+        return (yield from self._not_claimed(context, outcome))
+
+    def _not_claimed(
+        self, context: PaymentContext, outcome: ClaimOutcome
+    ) -> Procedure[PaymentExecution]:
+        """Return what the key stands for, or say what is in the way, discrepancies by name."""
+        if outcome.verdict is ClaimVerdict.IN_DOUBT:
+            noted = yield from ask(
+                lambda: self.store.discrepancies_of(context.tenant_id, context.payment_id)
+            )
+            found = [one for one in noted if one.is_in_dispute]
+            if found:
+                raise disputed(context, [one for one in found if one.disputed_minor] or found)
         return self.kernel.not_claimed(context, outcome)
 
     def _known_or(
@@ -256,7 +271,7 @@ class Procedures:
         except _REFUSALS as refusal:
             return (yield from self._known_or(context, refusal)), True
         if outcome.verdict is not ClaimVerdict.CLAIMED or outcome.execution is None:
-            return self.kernel.not_claimed(context, outcome), True
+            return (yield from self._not_claimed(context, outcome)), True
         sent = yield from self._send(outcome.execution, send_by)
         return sent, False
 
@@ -316,7 +331,7 @@ class Procedures:
         noted = yield from ask(
             lambda: self.store.discrepancies_of(context.tenant_id, context.payment_id)
         )
-        check_contradicted(context, executions, _contradicted(noted))
+        check_contradicted(context, executions, noted)
         return self.kernel.plan_follow_up(context, parent, payment, executions, send_before)
 
     def _send_again(self, execution: PaymentExecution) -> Procedure[PaymentExecution]:
@@ -428,7 +443,7 @@ class Procedures:
             raise OutcomeUnknownError(execution.tenant_id, execution.execution_id) from error
 
     def _note(self, execution: PaymentExecution, decision: Decision) -> Procedure[None]:
-        for found in decision.discrepancies:
+        for found in (*decision.discrepancies, *not_given_back(execution, decision)):
             event = draft_discrepancy(execution, found)
             yield from ask(partial(self.store.note, execution, found, event))
 
@@ -456,16 +471,6 @@ class Procedures:
         if observer is not None:
             with suppress(Exception):
                 observer.observe(observed())
-
-
-def _contradicted(noted: Sequence[NotedDiscrepancy]) -> Container[UUID]:
-    """Return the executions of which money is in doubt until somebody resolves it."""
-    differs = DiscrepancyKind.FAILURE_DIFFERS
-    return {
-        one.execution_id
-        for one in noted
-        if one.execution_id is not None and one.is_open and one.discrepancy.kind is not differs
-    }
 
 
 def _judged(result: RailResult, execution: PaymentExecution, decision: OperatorDecision) -> Fact:

@@ -24,6 +24,7 @@ class ClaimVerdict(StrEnum):
     CLAIMED = "claimed"
     DUPLICATE = "duplicate"
     LIVE = "live"
+    IN_DOUBT = "in_doubt"
     LIMIT = "limit"
     NO_PAYMENT = "no_payment"
     CURRENCY = "currency"
@@ -62,7 +63,8 @@ class ClaimOutcome:
     What became of a claim.
 
     Attributes:
-        verdict: ``claimed``, ``duplicate``, or why it was refused.
+        verdict: ``claimed``, ``duplicate``, or why it was refused; ``in_doubt``: there is room only
+            if none of the money came that open discrepancies tell of.
         execution: As stored: the claimed one, the one that holds the key, or for ``live`` the one
             in the way if known.
     """
@@ -166,6 +168,7 @@ class Resolving:
         ends: What the decision makes of an execution that is still in doubt.
         adoptions: Where the money may be booked, the best place first; the first one that has room
             is taken.
+        refund: What gives back money that is booked already.
     """
 
     noted: NotedDiscrepancy
@@ -176,6 +179,7 @@ class Resolving:
     event: EventDraft
     ends: Recording | None = None
     adoptions: tuple[Adoption, ...] = ()
+    refund: Claim | None = None
 
 
 class ResolveVerdict(StrEnum):

@@ -16,13 +16,14 @@ from uuid import UUID, uuid5
 import attrs
 
 from railcore import _checks
-from railcore.enums import PaymentRail, RouteMode
+from railcore.enums import ExecutionStatus, Operation, PaymentRail, RouteMode
 from railcore.errors import InvalidValueError
 from railcore.execution import PaymentExecution
-from railcore.lifecycle import Discrepancy, DiscrepancyKind
+from railcore.lifecycle import Decision, Discrepancy, DiscrepancyKind
 from railcore.money import Money
 from railcore.redaction import kept_reference, shown_reference
 
+_REFUNDING: Final = "railcore.refund."
 _NAMESPACE: Final = UUID("9a3b1f52-7c1e-5d0a-8b57-2f6d4c8e0a13")
 
 
@@ -115,6 +116,7 @@ class NotedDiscrepancy:
         payment_id: The payment whose events tell of it.
         orphan: The charge that nobody asked for, where it is one; it contradicts no execution.
         resolved: How it ended; None while it is open.
+        disputed_minor: How much of its payment it keeps in doubt while it is open.
     """
 
     tenant_id: str
@@ -123,6 +125,7 @@ class NotedDiscrepancy:
     opened_at: datetime
     orphan: Orphan | None = None
     resolved: Resolved | None = None
+    disputed_minor: int = 0
 
     @property
     def discrepancy_id(self) -> UUID:
@@ -138,6 +141,11 @@ class NotedDiscrepancy:
     def is_open(self) -> bool:
         """Whether nobody has resolved it yet."""
         return self.resolved is None
+
+    @property
+    def is_in_dispute(self) -> bool:
+        """Whether it is open and tells of money that an execution may have moved."""
+        return self.is_open and self.discrepancy.kind.tells_of_money
 
 
 @attrs.frozen(kw_only=True)
@@ -171,4 +179,38 @@ def adopting_key(discrepancy_id: UUID) -> str:
 
 def refunding_key(discrepancy_id: UUID) -> str:
     """Return the idempotency key of the execution that gives the money back."""
-    return f"railcore.refund.{discrepancy_id}"
+    return f"{_REFUNDING}{discrepancy_id}"
+
+
+def disputed_minor(execution: PaymentExecution, discrepancy: Discrepancy) -> int:
+    """
+    Return how much may have come that counts nowhere, in minor units of what was asked.
+
+    It counts for charges and authorizations that are not completed, and the whole debt at most. A
+    second reference is of one that completes in the same step.
+    """
+    kind, asked, told = discrepancy.kind, execution.money, discrepancy.reported
+    is_second = kind is DiscrepancyKind.SECOND_REFERENCE
+    if is_second or not kind.tells_of_money or execution.operation.follows_a_parent:
+        return 0
+    if told is None or told.currency != asked.currency:
+        return asked.amount_minor
+    return max(asked.amount_minor, told.amount_minor)
+
+
+def not_given_back(execution: PaymentExecution, decision: Decision) -> tuple[Discrepancy, ...]:
+    """Return what *decision* leaves for review: a resolving refund fails, and the money stays."""
+    change = decision.change
+    is_refunding = execution.idempotency_key.startswith(_REFUNDING)
+    if change is None or change.status is not ExecutionStatus.FAILED or not is_refunding:
+        return ()
+    if execution.operation is not Operation.REFUND:
+        return ()
+    return (
+        Discrepancy(
+            discrepancy_id=uuid5(execution.execution_id, DiscrepancyKind.REFUND_FAILED),
+            execution_id=execution.execution_id,
+            kind=DiscrepancyKind.REFUND_FAILED,
+            sides=(f"{execution.money} to be given back", f"failed {change.failure}"),
+        ),
+    )

@@ -187,11 +187,16 @@ def resolution(
     resolving_id: UUID | None = None
     ends: Recording | None = None
     adoptions: tuple[Adoption, ...] = ()
+    refund: Claim | None = None
     if remedy is Remedy.ACCEPTED:
         _check_is_known(noted, execution)
     else:
         desk = _Desk(kernel, noted, execution, remedy, decision)
-        resolving_id, ends, adoptions = desk.resolving_id, desk.ends(), desk.adoptions()
+        resolving_id = desk.resolving_id
+        if noted.discrepancy.kind is DiscrepancyKind.REFUND_FAILED:
+            refund = desk.refund_again()
+        else:
+            ends, adoptions = desk.ends(), desk.adoptions()
     actor, evidence = decision.actor, decision.evidence
     return Resolving(
         noted=noted,
@@ -202,6 +207,7 @@ def resolution(
         event=draft_resolution(noted, remedy, actor, evidence, resolving_id),
         ends=ends,
         adoptions=adoptions,
+        refund=refund,
     )
 
 
@@ -240,6 +246,16 @@ class _Desk:
         unheld = self.execution.changed(lease=_NO_LEASE)
         fact = self._fact(RailResult.failed(PaymentFailureCode.CANCELLED))
         return self.kernel.recording(unheld, fact, decide(unheld, fact))
+
+    def refund_again(self) -> Claim:
+        """Return what gives back, under a new key, what a refund that failed was to give back."""
+        failed = self.execution
+        assert failed is not None, "a refund is no orphan"  # noqa: S101 - narrows the type
+        if self.remedy is not Remedy.REFUND:
+            parent_id = failed.context.parent_execution_id
+            raise self._no(f"it is booked already, as execution {parent_id}; accepted leaves it so")
+        self._wants(failed, ExecutionStatus.FAILED)
+        return self._refund_claim(failed.context, failed.parent_ref)
 
     def adoptions(self) -> tuple[Adoption, ...]:
         """Return the places where it may be booked, the debt itself first."""
@@ -319,16 +335,22 @@ class _Desk:
                 )
             ]
         asked = attrs.evolve(execution.context, idempotency_key=key, money=money, due=None)
-        if asked.operation.follows_a_parent:
+        is_capture = asked.operation is Operation.CAPTURE
+        if asked.operation.follows_a_parent and not is_capture:
             return [asked]
         own_id = f"unapplied-{self.noted.discrepancy_id.hex}"
         on_account = attrs.evolve(asked, payment_id=own_id)
+        if is_capture:  # what the authorization does not hold was taken all the same
+            on_account = attrs.evolve(
+                on_account, operation=Operation.CHARGE, parent_execution_id=None
+            )
         fits = money.currency == execution.money.currency
         return [asked, on_account] if fits else [on_account]
 
     def _adoption(self, context: PaymentContext, reference: str | None) -> Adoption:
         why = f"adopted by {self.decision.actor}, for discrepancy {self.noted.discrepancy_id}"
-        parent_ref = None if self.execution is None else self.execution.parent_ref
+        follows = context.operation.follows_a_parent
+        parent_ref = self.execution.parent_ref if self.execution and follows else None
         name = adopting_id(self.noted.discrepancy_id)
         claim = self._claim(context, name, why, parent_ref, send_before=None)
         named = reference or self.decision.evidence
@@ -348,7 +370,7 @@ class _Desk:
         )
 
     def _refund(self, adopted: PaymentExecution) -> Claim:
-        if adopted.operation is not Operation.CHARGE:
+        if adopted.operation not in {Operation.CHARGE, Operation.CAPTURE}:
             raise self._no(f"a {adopted.operation} cannot be given back by itself; adopt it")
         can = self.kernel.capabilities(adopted)
         if Operation.REFUND not in can.operations:
@@ -356,13 +378,17 @@ class _Desk:
             raise UnsupportedOperationError(adopted.provider, Operation.REFUND, offered)
         context = attrs.evolve(
             adopted.context,
-            idempotency_key=refunding_key(self.noted.discrepancy_id),
             operation=Operation.REFUND,
             parent_execution_id=adopted.execution_id,
         )
+        return self._refund_claim(context, adopted.provider_ref)
+
+    def _refund_claim(self, context: PaymentContext, parent_ref: str | None) -> Claim:
+        key = refunding_key(self.noted.discrepancy_id)
+        context = attrs.evolve(context, idempotency_key=key)
         refund_id, why = refunding_id(self.noted.discrepancy_id), "the parent's route"
         send_before = self.kernel.send_before()
-        return self._claim(context, refund_id, why, adopted.provider_ref, send_before=send_before)
+        return self._claim(context, refund_id, why, parent_ref, send_before=send_before)
 
     def _claim(
         self,

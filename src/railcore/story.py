@@ -250,7 +250,12 @@ def _next(sources: Sources) -> Iterator[str]:
 def _after_the_end(sources: Sources) -> Iterator[str]:
     execution = sources.execution
     yield "This execution never changes again; later news that differs is noted for review."
-    if execution.failure is not None:
+    disputes = (one for one in sources.discrepancies if one.is_in_dispute)
+    if execution.failure is not None and execution.execution_id in {
+        one.execution_id for one in disputes
+    }:
+        yield "Money may have moved all the same: resolve that first, and try again only then."
+    elif execution.failure is not None:
         yield _ADVICE[execution.failure.advice]
     elif execution.operation in {Operation.CHARGE, Operation.CAPTURE}:
         payment = sources.payment
@@ -385,6 +390,7 @@ def _sums(payment: PaymentView | None) -> Iterator[str]:
         "is due": payment.due_minor,
         "is being collected": payment.charging_minor,
         "is collected": payment.captured_minor,
+        "may have come all the same": payment.disputed_minor,
         "is being refunded": payment.refunding_minor,
         "is refunded": payment.refunded_minor,
     }

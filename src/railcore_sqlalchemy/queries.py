@@ -75,6 +75,7 @@ _DISCREPANCY: Final = template("discrepancy", writes=True)
 _ORPHAN: Final = template("orphan", writes=True)
 _RESOLVE: Final = template("resolve", writes=True)
 _BOOK_ADOPTED: Final = template("book_adopted", writes=True)
+_HEAD_LOCK: Final = template("discrepancy_head_lock", writes=True)
 _DISCREPANCY_LOCK: Final = template("discrepancy_lock", writes=True)
 _BEGIN: Final = template("begin")
 _COMMIT: Final = template("commit", writes=True)
@@ -95,6 +96,7 @@ _SESSION: Final = template("session")
 _LOCKED: Final = "55P03"
 _LOST_A_RACE: Final = frozenset({"40001", "40P01"})
 _NO_EDGE: Final = "RC002"
+_NO_ROOM: Final = frozenset({"live", "in_doubt", "limit"})
 _AGAIN: Final = "again"
 _BUSY: Final = "busy"
 
@@ -243,7 +245,23 @@ def waiting_for_review(tenant_id: str | None, limit: int) -> Flow[Sequence[Payme
 
 
 def resolve(resolving: Resolving) -> Flow[ResolveOutcome]:
-    """End a discrepancy and book its money, in one transaction; again when it lost a race."""
+    """
+    End a discrepancy and book its money, in one transaction; again when it lost a race.
+
+    A place that a guard refuses has ended the transaction: the next one begins another.
+    """
+    try:
+        return (yield from _resolve_patiently(resolving))
+    except StatementFailed as failed:
+        if VERDICT_OF_CONSTRAINT.get(failed.constraint) not in _NO_ROOM:
+            raise
+    places = resolving.adoptions[1:]
+    if not places:
+        return ResolveOutcome(ResolveVerdict.REFUSED)
+    return (yield from resolve(attrs.evolve(resolving, adoptions=places)))
+
+
+def _resolve_patiently(resolving: Resolving) -> Flow[ResolveOutcome]:
     for _ in range(ATTEMPTS - 1):
         try:
             return (yield from _resolve(resolving))
@@ -274,23 +292,39 @@ def _resolve_inside(resolving: Resolving) -> Flow[ResolveOutcome]:
         return ResolveOutcome(ResolveVerdict.ALREADY, rows.noted_of(found[0]))
     if resolving.ends is not None and not (yield from _is_recorded(resolving.ends)):
         return ResolveOutcome(ResolveVerdict.MOVED)
+    (head,) = yield _HEAD_LOCK(name)
+    settled_minor = 0
     if resolving.adoptions:
-        if not (yield from _adopt(resolving.adoptions)):
+        adopted = yield from _adopt(resolving, head["disputed"])
+        if adopted is None:
             return ResolveOutcome(ResolveVerdict.REFUSED)
-        if not (yield from _is_booked_once(resolving.adoptions[0])):
+        if not (yield from _is_booked_once(adopted)):
             return ResolveOutcome(ResolveVerdict.BOOKED)
-    yield _RESOLVE(rows.resolve_parameters(resolving))
+        settled_minor = _settled_minor(resolving, adopted, head["disputed"])
+    if resolving.refund is not None and not (yield from _is_claimed(resolving.refund)):
+        return ResolveOutcome(ResolveVerdict.REFUSED)
+    yield _RESOLVE(rows.resolve_parameters(resolving, settled_minor))
     stored = yield _DISCREPANCY_BY_ID(name)
     return ResolveOutcome(ResolveVerdict.RESOLVED, rows.noted_of(stored[0]))
 
 
-def _adopt(adoptions: Sequence[Adoption]) -> Flow[bool]:
-    """Book money where there is room; whether there was."""
-    for adoption in adoptions:
-        if (yield from _is_claimed(adoption.claim)):
-            booked = yield from _is_recorded(adoption.recording)
-            return booked and (adoption.refund is None or (yield from _is_claimed(adoption.refund)))
-    return False
+def _adopt(resolving: Resolving, disputed_minor: int) -> Flow[Adoption | None]:
+    """Book money where there is room, and return where; what else is in doubt takes none of it."""
+    for adoption in resolving.adoptions:
+        settles_minor = _settled_minor(resolving, adoption, disputed_minor)
+        if (yield from _is_claimed(adoption.claim, settles_minor)):
+            is_done = yield from _is_recorded(adoption.recording)
+            if is_done and adoption.refund is not None:
+                is_done = yield from _is_claimed(adoption.refund)
+            return adoption if is_done else None
+    return None
+
+
+def _settled_minor(resolving: Resolving, adoption: Adoption, disputed_minor: int) -> int:
+    """Return what an adoption takes off its head: money on account has a head of its own."""
+    is_own = adoption.claim.execution.payment_id == resolving.noted.payment_id
+    is_collecting = not adoption.claim.execution.operation.follows_a_parent
+    return disputed_minor if is_own and is_collecting else 0
 
 
 def _is_booked_once(adoption: Adoption) -> Flow[bool]:
@@ -302,8 +336,10 @@ def _is_booked_once(adoption: Adoption) -> Flow[bool]:
     return bool((yield _BOOK_ADOPTED(name)))
 
 
-def _is_claimed(claim: Claim) -> Flow[bool]:
-    (row,) = yield claim_request(claim).alone()
+def _is_claimed(claim: Claim, settles_minor: int = 0) -> Flow[bool]:
+    request = claim_request(claim)
+    request.parameters["settles_minor"] = str(settles_minor)
+    (row,) = yield request.alone()
     return bool(row["verdict"] == ClaimVerdict.CLAIMED)
 
 

@@ -35,6 +35,7 @@ from railcore.review import (
     Resolved,
     adopting_id,
     adopting_key,
+    disputed_minor,
 )
 
 __all__ = [
@@ -110,6 +111,7 @@ def claim_parameters(claim: Claim) -> Parameters:
         "sent": _BOOLEAN[claim.is_sent],
         "check_after_s": seconds(claim.check_after_s),
         "head_seq": _number(claim.head_seq),
+        "settles_minor": "0",
         **_event(event),
     }
 
@@ -158,6 +160,7 @@ def note_parameters(
         "discrepancy_id": str(discrepancy.discrepancy_id),
         "kind": discrepancy.kind,
         "detail": _json("sides", _detail(discrepancy)),
+        "disputed_minor": str(disputed_minor(execution, discrepancy)),
         **_event(event),
     }
 
@@ -183,7 +186,7 @@ def orphan_parameters(orphan: Orphan, event: EventDraft) -> Parameters:
     }
 
 
-def resolve_parameters(resolving: Resolving) -> Parameters:
+def resolve_parameters(resolving: Resolving, settled_minor: int) -> Parameters:
     """Return what the statement that ends a discrepancy is given."""
     execution_id = resolving.execution_id
     return {
@@ -192,6 +195,7 @@ def resolve_parameters(resolving: Resolving) -> Parameters:
         "actor": resolving.actor,
         "evidence": resolving.evidence,
         "resolution": resolving.remedy,
+        "settled_minor": str(settled_minor),
         "resolving_execution_id": None if execution_id is None else str(execution_id),
         **_event(resolving.event),
     }
@@ -214,6 +218,7 @@ def noted_of(row: Row) -> NotedDiscrepancy:
         payment_id=row["payment_id"],
         discrepancy=found,
         opened_at=instant(row["opened_at"]),
+        disputed_minor=row["disputed_minor"],
         orphan=_orphan_of(row["tenant_id"], found, detail.get("orphan")),
         resolved=None if row["resolved_at"] is None else _resolved_of(row),
     )
@@ -379,6 +384,7 @@ def payment_of(row: Row) -> PaymentView:
         voided_minor=row["voided"],
         refunding_minor=row["refunding"],
         refunded_minor=row["refunded"],
+        disputed_minor=row["disputed"],
     )
 
 

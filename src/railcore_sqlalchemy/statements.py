@@ -16,6 +16,8 @@ __all__ = ["VERDICT_OF_CONSTRAINT", "Statement", "read", "statement"]
 
 VERDICT_OF_CONSTRAINT: Mapping[str, str] = {
     "due_limit": "live",
+    "in_doubt_limit": "in_doubt",
+    "follow_up_in_doubt": "in_doubt",
     "parent_limit": "limit",
     "capture_limit": "limit",
     "refund_limit": "limit",
@@ -28,8 +30,8 @@ VERDICT_OF_CONSTRAINT: Mapping[str, str] = {
 }
 """
 What a constraint says that a claim or a record ran into although its own check had passed:
-another transaction was quicker. `live` and `limit` are verdicts as the statement itself gives
-them; `again` means run it once more, alone. Any other constraint is a mistake of the caller.
+another transaction was quicker. `live`, `in_doubt` and `limit` are verdicts as the statement itself
+gives them; `again` means run it once more, alone. Any other constraint is a mistake of the caller.
 """
 
 _COMMENT = re.compile(r"--[^\n]*")

@@ -129,6 +129,7 @@ payment = Table(
     _big("voided", zero=True),
     _big("refunding", zero=True),
     _big("refunded", zero=True),
+    _big("disputed", zero=True),
     PrimaryKeyConstraint("payment_id", "tenant_id", name="railcore_payment_pkey"),
     ForeignKeyConstraint(
         ["tenant_id", "payment_id", "seq"],
@@ -244,6 +245,7 @@ discrepancy = Table(
     _key("kind"),
     _json("detail"),
     _at("opened_at"),
+    _big("disputed_minor", zero=True),
     _at("resolved_at", nullable=True),
     _text("resolved_by", nullable=True),
     _text("evidence", nullable=True),

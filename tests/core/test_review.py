@@ -15,6 +15,7 @@ from railcore.errors import (
     InDoubtError,
     InvalidValueError,
     LimitExceededError,
+    LiveExecutionExists,
     NoRemedyError,
     RailcoreError,
     UnsupportedOperationError,
@@ -365,8 +366,11 @@ def test_an_adopted_charge_can_be_refunded(host: Host) -> None:
 
 
 def test_a_debt_that_is_paid_leaves_late_money_on_account(host: Host) -> None:
-    noted = late_success(host)
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    failed = host.execute(context())
+    host.rail.answer = succeed
     host.execute(context(idempotency_key="key-2"))
+    noted = tell(host, failed, RailResult.success("ch_late", ASKED))
 
     adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
 
@@ -509,7 +513,7 @@ def test_an_execution_that_moves_meanwhile_is_decided_again(host: Host) -> None:
 # Orphans ----------------------------------------------------------------------------------------
 
 
-def test_an_orphan_is_noted_once(host: Host) -> None:
+def test_rc5_an_orphan_is_noted_once(host: Host) -> None:
     assert orphan(host) == orphan(host) == only(host)
     assert only(host).discrepancy.kind is DiscrepancyKind.ORPHAN_CHARGE
 
@@ -704,3 +708,291 @@ def test_a_charge_that_is_booked_is_no_orphan_to_give_back(host: Host) -> None:
 
     assert "booked already" in refused(host, noted, Remedy.REFUND)
     assert len(host.rail.sent) == sent
+
+
+# Money that may have come after all -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", [Operation.CHARGE, Operation.AUTHORIZE])
+def test_a_debt_is_not_charged_again_while_a_late_success_is_open(
+    host: Host, operation: Operation
+) -> None:
+    noted = late_success(host)
+    again = context(idempotency_key="key-2", operation=operation)
+    sent = len(host.rail.sent)
+
+    with pytest.raises(InDoubtError) as caught:
+        host.execute(again)
+
+    assert caught.value.execution_ids == (noted.execution_id,)
+    assert caught.value.discrepancy_ids == (noted.discrepancy_id,)
+    assert "resolved first" in str(caught.value)
+    assert len(host.rail.sent) == sent
+    assert host.store.find("acme", "key-2") is None
+
+
+def test_a_debt_is_not_enqueued_again_either(host: Host) -> None:
+    noted = late_success(host)
+    engine: Any = host.engine
+    again = context(idempotency_key="key-2")
+
+    with pytest.raises(InDoubtError, match=str(noted.discrepancy_id)):
+        run(engine.enqueue(again))
+    (refusal,) = run(engine.enqueue_many([again]))
+
+    assert isinstance(refusal, InDoubtError)
+    assert refusal.execution_ids == (noted.execution_id,)
+
+
+def test_the_key_that_failed_still_answers(host: Host) -> None:
+    late_success(host)
+
+    assert host.execute(context()).status is FAILED
+
+
+@pytest.mark.parametrize(
+    ("remedy", "is_paid"), [(Remedy.ACCEPTED, False), (Remedy.ADOPT, True), (Remedy.REFUND, True)]
+)
+def test_what_is_resolved_gives_its_room_back_once(
+    host: Host, remedy: Remedy, is_paid: bool
+) -> None:
+    noted = late_success(host)
+    resolve(host, noted, remedy)
+
+    payment = host.store.payment("acme", "inv-1")
+    assert payment is not None
+    assert payment.disputed_minor == 0
+    if is_paid:
+        with pytest.raises(LiveExecutionExists):
+            host.execute(context(idempotency_key="key-2"))
+    else:
+        assert host.execute(context(idempotency_key="key-2")).status is COMPLETED
+
+
+def test_beside_what_may_have_come_there_may_be_room(host: Host) -> None:
+    part = context(money=Money(500, SAR), due=ASKED)
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    tell(host, host.execute(part), RailResult.success("ch_late", part.money))
+    host.rail.answer = succeed
+
+    with pytest.raises(InDoubtError):
+        host.execute(attrs.evolve(part, idempotency_key="key-2", money=Money(751, SAR)))
+    rest = host.execute(attrs.evolve(part, idempotency_key="key-3", money=Money(750, SAR)))
+
+    assert rest.status is COMPLETED
+
+
+def test_the_larger_amount_that_the_provider_tells_is_in_doubt(host: Host) -> None:
+    part = context(money=Money(500, SAR), due=ASKED)
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    tell(host, host.execute(part), RailResult.success("ch_late", Money(700, SAR)))
+    host.rail.answer = succeed
+
+    with pytest.raises(InDoubtError):
+        host.execute(attrs.evolve(part, idempotency_key="key-2", money=Money(551, SAR)))
+    host.execute(attrs.evolve(part, idempotency_key="key-3", money=Money(550, SAR)))
+
+
+def test_another_reason_of_a_failure_stands_in_nobodys_way(host: Host) -> None:
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    tell(host, host.execute(context()), RailResult.failed(PaymentFailureCode.RISK_REJECTED))
+    host.rail.answer = succeed
+
+    assert host.execute(context(idempotency_key="key-2")).status is COMPLETED
+
+
+# A capture that ran twice -----------------------------------------------------------------------
+
+
+def captured_twice(host: Host, second: Money = ASKED) -> NotedDiscrepancy:
+    """An authorization whose capture the provider made twice."""
+    held = host.execute(context(operation=Operation.AUTHORIZE))
+    host.rail.answer = lambda one: attrs.evolve(
+        RailResult.success("cap_1", one.money), also=(RailResult.success("cap_2", second),)
+    )
+    capture = context(
+        idempotency_key="capture-1",
+        operation=Operation.CAPTURE,
+        parent_execution_id=held.execution_id,
+    )
+    host.execute(capture)
+    host.rail.answer = succeed
+    return only(host)
+
+
+@pytest.mark.parametrize("second", [ASKED, Money(99, SAR)], ids=["the same", "another amount"])
+def test_what_was_captured_twice_is_adopted_as_money_on_account(host: Host, second: Money) -> None:
+    noted = captured_twice(host, second)
+
+    adopted = made_of(host, resolve(host, noted, Remedy.ADOPT))
+
+    assert (adopted.operation, adopted.status) == (Operation.CHARGE, COMPLETED)
+    assert (adopted.provider_ref, adopted.money) == ("cap_2", second)
+    assert adopted.payment_id == f"unapplied-{noted.discrepancy_id.hex}"
+    assert adopted.context.parent_execution_id is None
+
+
+def test_what_was_captured_twice_is_given_back(host: Host) -> None:
+    noted = captured_twice(host)
+
+    refund = made_of(host, resolve(host, noted, Remedy.REFUND))
+
+    assert (refund.operation, refund.status, refund.parent_ref) == (
+        Operation.REFUND,
+        COMPLETED,
+        "cap_2",
+    )
+    payment = host.store.payment("acme", "inv-1")
+    assert payment is not None
+    assert (payment.captured_minor, payment.refunded_minor) == (1250, 0)
+
+
+def test_a_late_capture_is_booked_where_it_was_asked_and_given_back(host: Host) -> None:
+    held = host.execute(context(operation=Operation.AUTHORIZE))
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    capture = context(
+        idempotency_key="capture-1",
+        operation=Operation.CAPTURE,
+        parent_execution_id=held.execution_id,
+    )
+    noted = tell(host, host.execute(capture), RailResult.success("cap_1", ASKED))
+    host.rail.answer = succeed
+
+    refund = made_of(host, resolve(host, noted, Remedy.REFUND))
+
+    adopted = stored(host, adopting_id(noted.discrepancy_id))
+    assert (adopted.operation, adopted.payment_id) == (Operation.CAPTURE, "inv-1")
+    assert (refund.status, refund.parent_ref) == (COMPLETED, "cap_1")
+    payment = host.store.payment("acme", "inv-1")
+    assert payment is not None
+    assert (payment.captured_minor, payment.refunded_minor) == (1250, 1250)
+
+
+# A refund that is refused -----------------------------------------------------------------------
+
+
+def declined_refund(host: Host) -> NotedDiscrepancy:
+    """A late success that was to be given back, which the provider refuses."""
+    noted = late_success(host)
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    refund = made_of(host, resolve(host, noted, Remedy.REFUND))
+    host.rail.answer = succeed
+    assert refund.status is FAILED
+    return only(host)
+
+
+def test_money_that_was_not_given_back_is_listed_again(host: Host) -> None:
+    listed = declined_refund(host)
+
+    refund = stored(host, listed.execution_id)
+    assert listed.discrepancy.kind is DiscrepancyKind.REFUND_FAILED
+    assert refund.operation is Operation.REFUND
+    assert "declined" in str(listed.discrepancy.sides)
+    *_, event = host.store.events("acme", "inv-1")
+    assert event.to_status == "failed"
+    assert resolve(host, listed, Remedy.ACCEPTED).resolved is not None
+    assert not review(host).discrepancies
+
+
+def test_a_refused_refund_is_tried_again_under_a_new_key(host: Host) -> None:
+    listed = declined_refund(host)
+
+    refund = made_of(host, resolve(host, listed, Remedy.REFUND))
+
+    first = stored(host, listed.execution_id)
+    assert (refund.status, refund.money) == (COMPLETED, ASKED)
+    assert refund.idempotency_key == refunding_key(listed.discrepancy_id) != first.idempotency_key
+    assert refund.context.parent_execution_id == first.context.parent_execution_id
+    assert refund.parent_ref == first.parent_ref == "ch_late"
+    assert not review(host).discrepancies
+    payment = host.store.payment("acme", "inv-1")
+    assert payment is not None
+    assert (payment.captured_minor, payment.refunded_minor) == (1250, 1250)
+
+
+def test_a_refund_that_is_refused_twice_is_listed_twice(host: Host) -> None:
+    listed = declined_refund(host)
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.RISK_REJECTED)
+
+    refund = made_of(host, resolve(host, listed, Remedy.REFUND))
+
+    assert refund.status is FAILED
+    assert only(host).execution_id == refund.execution_id
+
+
+def test_what_is_booked_is_not_adopted_again(host: Host) -> None:
+    listed = declined_refund(host)
+
+    assert "booked already" in refused(host, listed, Remedy.ADOPT)
+
+
+def test_what_somebody_gave_back_otherwise_is_not_given_back_again(host: Host) -> None:
+    listed = declined_refund(host)
+    adopted_id = stored(host, listed.execution_id).context.parent_execution_id
+    host.execute(
+        context(
+            idempotency_key="refund-1",
+            operation=Operation.REFUND,
+            parent_execution_id=adopted_id,
+        )
+    )
+
+    assert "no room" in refused(host, listed, Remedy.REFUND)
+
+
+def test_a_refund_whose_failure_is_found_by_a_lookup_is_listed_too(host: Host) -> None:
+    noted = late_success(host)
+    host.rail.answer = lambda _: RailResult.unknown(PaymentFailureCode.PROVIDER_TIMEOUT)
+    refund = made_of(host, resolve(host, noted, Remedy.REFUND))
+    assert not review(host).discrepancies
+    host.rail.lookup = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+
+    host.refresh_later(refund)
+
+    assert only(host).discrepancy.kind is DiscrepancyKind.REFUND_FAILED
+
+
+def test_a_refund_is_listed_before_its_failure_is_recorded(host: Host) -> None:
+    noted = late_success(host)
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    host.store.before_record = raises(KeyboardInterrupt())
+    host.store.before_mark = lambda: setattr(
+        host.store, "before_record", raises(KeyboardInterrupt())
+    )
+    host.store.before_record = lambda: None
+    with pytest.raises(KeyboardInterrupt):
+        resolve(host, noted, Remedy.REFUND)
+
+    listed = only(host)
+    assert stored(host, listed.execution_id).is_open
+    host.store.before_mark = host.store.before_record = lambda: None
+    assert "still open" in refused(host, listed, Remedy.REFUND)
+    assert "is in doubt" in refused(host, listed, Remedy.ACCEPTED)
+
+
+def test_a_hosts_own_refund_that_is_refused_is_no_discrepancy(host: Host) -> None:
+    charge = host.execute(context())
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.DECLINED)
+    host.execute(
+        context(
+            idempotency_key="refund-1",
+            operation=Operation.REFUND,
+            parent_execution_id=charge.execution_id,
+        )
+    )
+
+    assert not review(host).discrepancies
+
+
+def test_a_refused_refund_stands_in_no_other_refunds_way(host: Host) -> None:
+    listed = declined_refund(host)
+    adopted_id = stored(host, listed.execution_id).context.parent_execution_id
+
+    part = context(
+        idempotency_key="refund-1",
+        money=Money(300, SAR),
+        operation=Operation.REFUND,
+        parent_execution_id=adopted_id,
+    )
+
+    assert host.execute(part).status is COMPLETED

@@ -33,7 +33,7 @@ from railcore.clock import SystemClock
 from railcore.context import PaymentContext
 from railcore.enums import ExecutionStatus, Operation, PaymentRail, PendingReason, RouteMode
 from railcore.errors import RailcoreError
-from railcore.events import draft_discrepancy, draft_event
+from railcore.events import draft_discrepancy, draft_event, draft_resolution
 from railcore.execution import PaymentExecution, PaymentView
 from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import (
@@ -47,8 +47,17 @@ from railcore.lifecycle import (
 )
 from railcore.money import SAR, USD, Currency, Money
 from railcore.ports import ExecutionStore
-from railcore.protocol import Claim, ClaimOutcome, ClaimVerdict, Due, Recording
+from railcore.protocol import (
+    Claim,
+    ClaimOutcome,
+    ClaimVerdict,
+    Due,
+    Recording,
+    ResolveVerdict,
+    Resolving,
+)
 from railcore.results import NextAction, NextActionKind, RailResult
+from railcore.review import Remedy
 from railcore.testing.memory import InMemoryExecutionStore
 from railcore_sqlalchemy.stores import SqlExecutionStore
 
@@ -184,12 +193,22 @@ class Row:
 
 
 @attrs.define
+class Noted:
+    """A discrepancy, as the model keeps it."""
+
+    row: Row
+    kind: DiscrepancyKind
+    counted: int
+    is_open: bool = True
+
+
+@attrs.define
 class Model:
     """Rows and events in lists, in the order in which they came."""
 
     rows: list[Row] = attrs.field(factory=list)
     events: list[tuple[str, str, UUID, int | None, str, str]] = attrs.field(factory=list)
-    noted: set[UUID] = attrs.field(factory=set)
+    noted: dict[UUID, Noted] = attrs.field(factory=dict)
 
     def find(self, key: str) -> Row | None:
         return next((row for row in self.rows if row.context.idempotency_key == key), None)
@@ -230,7 +249,23 @@ class Model:
             "voided_minor": self.sum(payment_id, void, done=True),
             "refunding_minor": self.sum(payment_id, refund, done=False),
             "refunded_minor": self.sum(payment_id, refund, done=True),
+            "disputed_minor": sum(
+                one.counted
+                for one in self.noted.values()
+                if one.is_open and one.row.context.payment_id == payment_id
+            ),
         }
+
+    def has_a_doubtful_follow_up(self, payment_id: str) -> bool:
+        """Whether one that failed may have moved money after all."""
+        return any(
+            one.is_open
+            and one.kind is not DiscrepancyKind.FAILURE_DIFFERS
+            and one.row.context.payment_id == payment_id
+            and one.row.context.operation in FOLLOW_UPS
+            and one.row.status is ExecutionStatus.FAILED
+            for one in self.noted.values()
+        )
 
     def verdict(self, context: PaymentContext, head_seq: int | None) -> ClaimVerdict:
         if self.find(context.idempotency_key) is not None:
@@ -243,9 +278,19 @@ class Model:
             return ClaimVerdict.CURRENCY
         if head_seq not in {None, len(self.told(context.payment_id))}:
             return ClaimVerdict.MOVED
-        if context.money.amount_minor <= min(self.room(context), self.room_of_parent(context)):
-            return ClaimVerdict.CLAIMED
-        return ClaimVerdict.LIVE if is_first else ClaimVerdict.LIMIT
+        asked, room = context.money.amount_minor, self.room(context)
+        if is_first:
+            disputed = self.sums(context.payment_id)["disputed_minor"]
+            if asked > room:
+                return ClaimVerdict.LIVE
+            is_free = asked <= room - disputed
+            return ClaimVerdict.CLAIMED if is_free else ClaimVerdict.IN_DOUBT
+        if asked > room:
+            return ClaimVerdict.LIMIT
+        if self.has_a_doubtful_follow_up(context.payment_id):
+            return ClaimVerdict.IN_DOUBT
+        is_free = asked <= self.room_of_parent(context)
+        return ClaimVerdict.CLAIMED if is_free else ClaimVerdict.LIMIT
 
     def room_of_parent(self, context: PaymentContext) -> int:
         """What the followed execution itself still gives, whatever the payment has left."""
@@ -387,10 +432,22 @@ class Model:
     def note(self, snapshot: PaymentExecution, discrepancy: Discrepancy) -> bool:
         if discrepancy.discrepancy_id in self.noted:
             return False
-        self.noted.add(discrepancy.discrepancy_id)
         row = self.row(snapshot.execution_id)
+        is_counted = row.context.operation in FIRST and row.status is not ExecutionStatus.COMPLETED
+        due = self.of(row.context.payment_id)[0].context.due_minor
+        counts = discrepancy.kind is DiscrepancyKind.AMOUNT_DIFFERS and is_counted
+        counted = min(row.amount, due) if counts else 0
+        self.noted[discrepancy.discrepancy_id] = Noted(row, discrepancy.kind, counted)
         self.tell(row, "billing.execution.discrepancy", str(row.status), None)
         return True
+
+    def accept(self, discrepancy_id: UUID) -> ResolveVerdict:
+        noted = self.noted[discrepancy_id]
+        if not noted.is_open:
+            return ResolveVerdict.ALREADY
+        noted.is_open = False
+        self.tell(noted.row, "billing.discrepancy.resolved", str(noted.row.status), None)
+        return ResolveVerdict.RESOLVED
 
 
 ANSWERS: Final[dict[str, Any]] = {
@@ -634,10 +691,18 @@ class StoreMachine(RuleBasedStateMachine):
     @precondition(has_rows)
     @rule(
         data=st.data(),
-        kind=st.sampled_from([DiscrepancyKind.AMOUNT_DIFFERS, DiscrepancyKind.SECOND_REFERENCE]),
+        kind=st.sampled_from(
+            [
+                DiscrepancyKind.AMOUNT_DIFFERS,
+                DiscrepancyKind.SECOND_REFERENCE,
+                DiscrepancyKind.FAILURE_DIFFERS,
+            ]
+        ),
     )
     def note(self, data: st.DataObject, kind: DiscrepancyKind) -> None:
-        snapshot = self.believed(data)
+        self.noted(self.believed(data), kind)
+
+    def noted(self, snapshot: Snapshot, kind: DiscrepancyKind) -> None:
         discrepancy = Discrepancy(
             discrepancy_id=uuid5(snapshot[0].execution_id, kind),
             execution_id=snapshot[0].execution_id,
@@ -651,6 +716,40 @@ class StoreMachine(RuleBasedStateMachine):
         ]
 
         assert found == [expected] * len(self.stores)
+
+    @precondition(has_rows)
+    @rule(data=st.data(), key=st.sampled_from(KEYS), is_charge=st.booleans())
+    def contradict(self, *, data: st.DataObject, key: str, is_charge: bool) -> None:
+        """What failed may have moved money after all, and somebody asks for the same again."""
+        row = self.row(data)
+        first = row.context.operation in FIRST
+        if is_charge is not first:
+            return
+        self.recorded(self.current(row), "declined", is_fenced=False)
+        snapshot = self.current(row)
+        self.noted(snapshot, DiscrepancyKind.AMOUNT_DIFFERS)
+        again = attrs.evolve(row.context, idempotency_key=key)
+        seq = None if first else len(self.model.told(row.context.payment_id))
+        self.claimed(again, lease_s=LONG_S, is_sent=True, head_seq=seq)
+
+    @precondition(lambda machine: bool(machine.model.noted))
+    @rule(data=st.data())
+    def accept(self, data: st.DataObject) -> None:
+        """A person resolves what was noted: the room comes back once."""
+        name = data.draw(st.sampled_from(list(self.model.noted)))
+        found = [store.discrepancy(self.tenant, name) for store in self.stores]
+        expected = self.model.accept(name)
+        for store, noted in zip(self.stores, found, strict=True):
+            assert noted is not None
+            resolving = Resolving(
+                noted=noted,
+                remedy=Remedy.ACCEPTED,
+                actor="alice",
+                evidence="slip",
+                execution_id=None,
+                event=draft_resolution(noted, Remedy.ACCEPTED, "alice", "slip", None),
+            )
+            assert store.resolve(resolving).verdict is expected
 
     # Who believes what
 

@@ -33,6 +33,7 @@ CLAIM: Mapping[str, object] = {
     "sent": True,
     "check_after_s": 60,
     "head_seq": None,
+    "settles_minor": 0,
     "event_type": "payment.execution.started",
     "payload": '{"told": "once"}',
     "bucket": 7,
@@ -81,6 +82,13 @@ def record_row(claimed: Row, to_status: str, **given: object) -> Row:
     return {**claimed, **RECORD, **fresh, **given}
 
 
+def late_row(row: Row, kind: str = "success_after_failure", **given: object) -> Row:
+    """Return the parameters that note news of *kind* about what was claimed as *row*."""
+    noted_id = uuid4()
+    told = {"discrepancy_id": noted_id, "event_id": noted_id, "kind": kind, "detail": "{}"}
+    return {**row, **told, "disputed_minor": row["amount_minor"], **given}
+
+
 class Desk:
     """One connection in autocommit, and the statements on it."""
 
@@ -120,6 +128,12 @@ class Desk:
         assert self.claim(row) == "claimed"
         assert self.record(record_row(row, to_status)) == "recorded"
         return row
+
+    def late(self, row: Row, kind: str = "success_after_failure", **given: object) -> Row:
+        """Note news that contradicts an execution, and return its parameters."""
+        noted = late_row(row, kind, **given)
+        assert self.run("discrepancy", noted)[0]["verdict"] == "recorded"
+        return noted
 
     def execution(self, row: Row) -> DictRow:
         """Return the stored execution of a claim."""

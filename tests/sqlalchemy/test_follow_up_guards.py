@@ -29,11 +29,12 @@ from railcore import (
 )
 from railcore.money import SAR
 from railcore.ports import AsyncRail, Rail
+from railcore_sqlalchemy.statements import VERDICT_OF_CONSTRAINT, statement
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
 from tests.conftest import conninfo, fresh_database
 from tests.core.hosts import ROUTES, AsyncFakeRail, FakeRail
 from tests.sqlalchemy.bystander import await_who_waits
-from tests.sqlalchemy.desk import Desk, Row, claim_row, record_row
+from tests.sqlalchemy.desk import Desk, Row, claim_row, late_row, record_row
 
 REFUSED = (LimitExceededError, InDoubtError, InProgressError)
 
@@ -107,6 +108,20 @@ def settled(desk: Desk, row: Row, to_status: str = "completed") -> Row:
     return row
 
 
+def following(operation: str, parent: Row, **given: object) -> Row:
+    """The parameters that claim a follow-up of *parent* in the library's own way."""
+    asked = {"payment_id": parent["payment_id"], "parent_execution_id": parent["execution_id"]}
+    return claim_row(operation, **asked, amount_minor=1, **given)
+
+
+def claimed(desk: Desk, row: Row, *, many: bool = False) -> str:
+    """The verdict of a claim, or what the constraint that refused it stands for."""
+    try:
+        return desk.claim_many([row])[0] if many else desk.claim(row)
+    except psycopg.errors.CheckViolation as error:
+        return VERDICT_OF_CONSTRAINT[str(error.diag.constraint_name)]
+
+
 def two_holds(desk: Desk) -> tuple[Row, Row]:
     """Two authorizations of 100 each on one payment."""
     first = desk.done("authorize", due_minor=200)
@@ -177,6 +192,100 @@ def test_a_parent_is_completed_of_the_payment_in_its_currency(desk: Desk) -> Non
     ):
         assert refusal(desk, operation, 1, parent) == "parent_allows_it"
     assert refusal(desk, "refund", 1, charged, currency="USD") == "parent_allows_it"
+
+
+@pytest.mark.parametrize("operation", ["capture", "void"])
+@pytest.mark.parametrize("failed", ["capture", "void", "refund"])
+def test_a_failed_follow_up_that_may_have_run_holds_back_the_next(
+    desk: Desk, failed: str, operation: str
+) -> None:
+    first, second = two_holds(desk)
+    if failed == "refund":
+        settled(desk, typed(desk.connection, "capture", 10, first))
+    done = settled(desk, typed(desk.connection, failed, 10, first), "failed")
+    desk.late(done)
+
+    for parent in (first, second):
+        assert refusal(desk, operation, 1, parent) == "follow_up_in_doubt"
+    for many in (False, True):
+        assert claimed(desk, following(operation, second), many=many) == "in_doubt"
+
+
+@pytest.mark.parametrize(
+    "kind", ["second_reference", "amount_differs", "currency_differs", "success_after_failure"]
+)
+def test_every_kind_of_news_about_money_holds_back(desk: Desk, kind: str) -> None:
+    charged = desk.done()
+    desk.late(settled(desk, typed(desk.connection, "refund", 10, charged), "failed"), kind)
+
+    assert refusal(desk, "refund", 1, charged) == "follow_up_in_doubt"
+
+
+@pytest.mark.parametrize("kind", ["failure_differs", "refund_failed"])
+def test_news_of_no_money_holds_nothing_back(desk: Desk, kind: str) -> None:
+    charged = desk.done()
+    desk.late(settled(desk, typed(desk.connection, "refund", 10, charged), "failed"), kind)
+
+    typed(desk.connection, "refund", 1, charged)
+
+
+@pytest.mark.parametrize("status", ["completed", "processing"])
+def test_news_about_what_has_not_failed_holds_nothing_back(desk: Desk, status: str) -> None:
+    charged = desk.done()
+    refund = typed(desk.connection, "refund", 10, charged)
+    if status == "completed":
+        settled(desk, refund)
+    desk.late(refund, "amount_differs")
+
+    typed(desk.connection, "refund", 1, charged)
+
+
+def test_news_about_a_failed_charge_holds_no_refund_back(desk: Desk) -> None:
+    charged = desk.done(due_minor=200)
+    desk.late(desk.done(to_status="failed", payment_id=charged["payment_id"]))
+
+    typed(desk.connection, "refund", 1, charged)
+
+
+def test_another_payments_news_holds_nothing_back(desk: Desk) -> None:
+    charged, other = desk.done(), desk.done()
+    desk.late(settled(desk, typed(desk.connection, "refund", 10, other), "failed"))
+
+    typed(desk.connection, "refund", 1, charged)
+
+
+@pytest.mark.parametrize("key", ["railcore.adopt.{}", "railcore.refund.{}"])
+def test_only_what_resolves_an_open_discrepancy_of_the_payment_passes(desk: Desk, key: str) -> None:
+    charged, other = desk.done(), desk.done()
+    noted, elsewhere = (
+        desk.late(settled(desk, typed(desk.connection, "refund", 10, one), "failed"))
+        for one in (charged, other)
+    )
+
+    for name in (uuid4(), elsewhere["discrepancy_id"], f"{noted['discrepancy_id']}.2"):
+        asked = following("refund", charged, idempotency_key=key.format(name))
+        assert claimed(desk, asked) == "in_doubt"
+    asked = following("refund", charged, idempotency_key=key.format(noted["discrepancy_id"]))
+    assert claimed(desk, asked) == "claimed"
+
+
+def test_news_that_a_follow_up_waited_for_holds_it_back(desk: Desk, shared_url: str) -> None:
+    charged = desk.done()
+    failed = settled(desk, typed(desk.connection, "refund", 10, charged), "failed")
+    ready, late = statement("discrepancy"), late_row(failed)
+    with (
+        psycopg.connect(conninfo(shared_url)) as telling,
+        psycopg.connect(conninfo(shared_url)) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        telling.execute(ready.named.encode(), {it: late[it] for it in ready.names})
+        waiting = thread.submit(typed, other, "refund", 60, charged)
+        await_who_waits(shared_url)
+        telling.commit()
+        with pytest.raises(psycopg.errors.CheckViolation) as caught:
+            waiting.result()
+        other.rollback()
+    assert caught.value.diag.constraint_name == "follow_up_in_doubt"
 
 
 def test_of_sixty_and_sixty_typed_at_once_one_is_refused(desk: Desk, shared_url: str) -> None:

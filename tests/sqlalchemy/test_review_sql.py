@@ -9,12 +9,34 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from railcore.errors import StoreError
-from railcore.events import draft_orphan
+from railcore import (
+    ConfigDrivenRouteResolver,
+    Money,
+    OperatorDecision,
+    PaymentContext,
+    PaymentEngine,
+    PaymentExecution,
+    PaymentRailRegistry,
+)
+from railcore.enums import Operation, PaymentRail
+from railcore.errors import AlreadyResolvedError, InDoubtError, StoreError
+from railcore.events import draft_discrepancy, draft_orphan
+from railcore.failures import PaymentFailureCode
+from railcore.lifecycle import DiscrepancyKind, Fact, FactSource, decide
+from railcore.money import SAR
+from railcore.ports import Rail
 from railcore.protocol import ResolveVerdict
 from railcore.results import RailResult
-from railcore.review import NotedDiscrepancy, Remedy, adopting_id
-from railcore.testing.contracts.execution_store import TENANT, asked, claim, record, the
+from railcore.review import NotedDiscrepancy, Remedy, adopting_id, refunding_id
+from railcore.testing.contracts.execution_store import (
+    TENANT,
+    asked,
+    claim,
+    following,
+    record,
+    success_of,
+    the,
+)
 from railcore.testing.contracts.review import (
     ORPHAN,
     adoption_of,
@@ -23,8 +45,9 @@ from railcore.testing.contracts.review import (
 )
 from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.stores import SqlExecutionStore
+from tests.core.hosts import ROUTES, FakeRail, succeed
 from tests.sqlalchemy.bystander import another, await_who_waits
-from tests.sqlalchemy.desk import Desk
+from tests.sqlalchemy.desk import Desk, Row, claim_row, record_row
 
 
 @pytest.fixture
@@ -83,7 +106,16 @@ def test_a_resolved_discrepancy_never_changes(
 
 @pytest.mark.parametrize(
     "column",
-    ["tenant_id", "discrepancy_id", "execution_id", "payment_id", "seq", "kind", "detail"],
+    [
+        "tenant_id",
+        "discrepancy_id",
+        "execution_id",
+        "payment_id",
+        "seq",
+        "kind",
+        "detail",
+        "disputed_minor",
+    ],
 )
 @pytest.mark.usefixtures("noted")
 def test_what_was_found_never_changes(desk: Desk, column: str) -> None:
@@ -323,3 +355,160 @@ def test_a_charge_that_somebody_is_just_booking_is_waited_for(
         rival.commit()
         assert begun.result().verdict is ResolveVerdict.BOOKED
     assert store.get(TENANT, adopted.execution_id) is None
+
+
+# What may have come is in doubt -----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("noted")
+def test_a_charge_typed_by_hand_finds_no_room_either(desk: Desk) -> None:
+    query = "update railcore_payment set seq = seq + 1, charging = charging + 1"
+
+    error = refused_always(desk, query)
+
+    assert (error.sqlstate, error.diag.constraint_name) == ("23514", "in_doubt_limit")
+
+
+@pytest.mark.usefixtures("noted")
+def test_what_is_in_doubt_is_never_below_nothing(desk: Desk) -> None:
+    query = "update railcore_payment set seq = seq + 1, disputed = disputed - 101"
+
+    assert refused_always(desk, query).diag.constraint_name == "sums_not_negative"
+
+
+def test_a_payment_does_not_begin_in_doubt_beyond_its_debt(desk: Desk) -> None:
+    query = """insert into railcore_payment
+        (tenant_id, payment_id, seq, currency, due_minor, charging, disputed)
+      values ('acme', 'p', 1, 'SAR', 100, 60, 41)"""
+
+    assert refused_always(desk, query).diag.constraint_name == "in_doubt_limit"
+
+
+def test_a_payment_in_doubt_takes_all_other_news(desk: Desk) -> None:
+    """Neither a record nor another discrepancy is refused, whatever the sums have come to."""
+    first = claim_row(due_minor=200)
+    assert desk.claim(first) == "claimed"
+    failed = desk.done(payment_id=first["payment_id"], to_status="failed")
+    for _ in range(3):
+        desk.late(failed)
+    assert desk.record(record_row(first, "completed")) == "recorded"
+
+    head = desk.head(first)
+    assert (head["captured"], head["disputed"], head["due_minor"]) == (100, 300, 200)
+    assert claimed_as(desk, claim_row(payment_id=first["payment_id"])) == "in_doubt"
+    assert claimed_as(desk, claim_row(payment_id=first["payment_id"], amount_minor=101)) == "live"
+
+
+def claimed_as(desk: Desk, row: Row) -> str:
+    """The verdict of both forms, which is the same."""
+    (many,) = desk.claim_many([row])
+    assert desk.claim(row) == many
+    return many
+
+
+def test_many_claims_are_judged_each_by_its_own_payment(desk: Desk) -> None:
+    failed = [desk.done(to_status="failed", amount_minor=40, due_minor=100) for _ in range(3)]
+    for one in failed[:2]:
+        desk.late(one)
+    minors = [61, 60, 61]
+    rows = [
+        claim_row(payment_id=one["payment_id"], amount_minor=minor)
+        for one, minor in zip(failed, minors, strict=True)
+    ]
+
+    assert desk.claim_many([*rows, claim_row()]) == ["in_doubt", "claimed", "claimed", "claimed"]
+
+
+def test_what_was_captured_twice_goes_on_account_past_the_authorizations_own_limit(
+    store: SqlExecutionStore,
+) -> None:
+    """A guard refuses the first place, which ends the transaction; the second one is tried."""
+    due = Money(200, SAR)
+    held = completed(store, asked("a1", operation=Operation.AUTHORIZE, due=due))
+    completed(store, asked("a2", operation=Operation.AUTHORIZE, due=due))  # the payment has room
+    capture = completed(store, following("c1", Operation.CAPTURE, held))
+    twice = attrs.evolve(success_of(capture), provider_ref="ch_2")
+    found = the(decide(capture, Fact(result=twice, source=FactSource.LOOKUP)).discrepancy)
+    store.note(capture, found, draft_discrepancy(capture, found))
+    rail = FakeRail()
+    engine = engine_over(store, rail)
+
+    decision = OperatorDecision(actor="alice", evidence="statement-7")
+    engine.resolve(TENANT, found.discrepancy_id, Remedy.REFUND, decision)
+
+    adopted = the(store.get(TENANT, adopting_id(found.discrepancy_id)))
+    assert (adopted.operation, adopted.provider_ref) == (Operation.CHARGE, "ch_2")
+    assert adopted.payment_id == f"unapplied-{found.discrepancy_id.hex}"
+    assert the(store.get(TENANT, refunding_id(found.discrepancy_id))).parent_ref == "ch_2"
+    assert the(store.payment(TENANT, "invoice-1")).captured_minor == 100
+
+
+def test_a_refund_that_is_refused_is_listed_and_tried_again(store: SqlExecutionStore) -> None:
+    noted = failed_with_news(store)
+    rail = FakeRail(answer=lambda _: RailResult.failed(PaymentFailureCode.DECLINED))
+    engine = engine_over(store, rail)
+    decision = OperatorDecision(actor="alice", evidence="statement-7")
+    engine.resolve(TENANT, noted.discrepancy_id, Remedy.REFUND, decision)
+
+    (listed,) = engine.review(TENANT).discrepancies
+    assert listed.execution_id == refunding_id(noted.discrepancy_id)
+    assert listed.discrepancy.kind is DiscrepancyKind.REFUND_FAILED
+    rail.answer = succeed
+    engine.resolve(TENANT, listed.discrepancy_id, Remedy.REFUND, decision)
+
+    assert not engine.review(TENANT).discrepancies
+    payment = the(store.payment(TENANT, "invoice-1"))
+    assert (payment.captured_minor, payment.refunded_minor) == (100, 100)
+    assert payment.disputed_minor == 0
+
+
+def test_of_a_refund_tried_again_by_two_people_one_is_claimed(store: SqlExecutionStore) -> None:
+    noted = failed_with_news(store)
+    rail = FakeRail(answer=lambda _: RailResult.failed(PaymentFailureCode.DECLINED))
+    engine = engine_over(store, rail)
+    decision = OperatorDecision(actor="alice", evidence="statement-7")
+    engine.resolve(TENANT, noted.discrepancy_id, Remedy.REFUND, decision)
+    (listed,) = engine.review(TENANT).discrepancies
+    rail.answer = succeed
+
+    def again(actor: str) -> str:
+        by = OperatorDecision(actor=actor, evidence="statement-8")
+        try:
+            engine.resolve(TENANT, listed.discrepancy_id, Remedy.REFUND, by)
+        except AlreadyResolvedError:
+            return "too late"
+        return "first"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(again, ["bob", "carol"])) == ["first", "too late"]
+    assert the(store.payment(TENANT, "invoice-1")).refunded_minor == 100
+
+
+def test_a_second_charge_names_the_discrepancy_that_is_in_its_way(
+    store: SqlExecutionStore,
+) -> None:
+    noted = failed_with_news(store)
+    rail = FakeRail()
+    engine = engine_over(store, rail)
+
+    with pytest.raises(InDoubtError) as caught:
+        engine.execute(asked("k2"))
+    (refusal,) = engine.enqueue_many([asked("k2")])
+
+    assert caught.value.discrepancy_ids == (noted.discrepancy_id,)
+    assert caught.value.execution_ids == (noted.execution_id,)
+    assert isinstance(refusal, InDoubtError)
+    assert not rail.sent
+
+
+def completed(store: SqlExecutionStore, context: PaymentContext) -> PaymentExecution:
+    claimed = claim(store, context)
+    result = attrs.evolve(success_of(claimed), provider_ref=f"ref_{context.idempotency_key}")
+    return record(store, claimed, result)
+
+
+def engine_over(store: SqlExecutionStore, rail: FakeRail) -> PaymentEngine:
+    rails = PaymentRailRegistry[Rail]()
+    rails.register(PaymentRail.CARD_PSP, "stub", rail)
+    routes = ConfigDrivenRouteResolver.from_mapping(ROUTES, offered=rails.offered)
+    return PaymentEngine(rails=rails, routes=routes, store=store)

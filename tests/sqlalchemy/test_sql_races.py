@@ -12,7 +12,7 @@ import pytest
 
 from railcore_sqlalchemy.statements import VERDICT_OF_CONSTRAINT, statement
 from tests.sqlalchemy.bystander import another, await_who_waits
-from tests.sqlalchemy.desk import Desk, Row, claim_row, record_row
+from tests.sqlalchemy.desk import Desk, Row, claim_row, late_row, record_row
 
 pytestmark = pytest.mark.usefixtures("own_sessions")
 
@@ -141,6 +141,114 @@ def test_who_waited_for_a_payment_decides_on_what_it_has_become(
     assert behind(database_url, *rows) == "moved"
 
     assert desk.head(row)["seq"] == 3
+    desk.close()
+
+
+def named(name: str, row: Row) -> tuple[bytes, Row]:
+    ready = statement(name)
+    return ready.named.encode(), {it: row[it] for it in ready.names}
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["single", "many"])
+@pytest.mark.parametrize("operation", ["charge", "authorize"])
+def test_news_that_a_claim_waited_for_holds_it_back(
+    database_url: str, operation: str, many: bool
+) -> None:
+    desk, own = Desk(database_url), Desk(database_url)
+    failed = desk.done(operation, "failed")
+    again = claim_row(operation, payment_id=failed["payment_id"])
+    with ThreadPoolExecutor(1) as pool, another(database_url, "select 1") as telling:
+        telling.execute(*named("discrepancy", late_row(failed)))
+        if many:
+            assert verdict(own, again, many=True) == "busy"  # it waits for nobody
+        else:
+            begun = pool.submit(verdict, own, again, many=False)
+            await_who_waits(database_url)
+        telling.commit()
+        assert (verdict(own, again, many=True) if many else begun.result()) == "in_doubt"
+    assert desk.head(failed)["charging"] == 0
+    assert not desk.run("execution_by_key", again)
+    own.close()
+    desk.close()
+
+
+@pytest.mark.parametrize("operation", ["charge", "authorize"])
+def test_a_claim_that_news_waited_for_stands_and_the_news_is_kept(
+    database_url: str, operation: str
+) -> None:
+    desk, own = Desk(database_url), Desk(database_url)
+    failed = desk.done(operation, "failed")
+    again = claim_row(operation, payment_id=failed["payment_id"])
+    with ThreadPoolExecutor(1) as pool, another(database_url, "select 1") as claiming:
+        claiming.execute(*named("claim", again))
+        begun = pool.submit(own.late, failed)
+        await_who_waits(database_url)
+        claiming.commit()
+        begun.result()
+    head = desk.head(failed)
+    assert (head["charging"], head["disputed"], head["due_minor"]) == (100, 100, 100)
+    assert desk.record(record_row(again, "completed")) == "recorded"
+    own.close()
+    desk.close()
+
+
+def test_news_of_a_first_charge_that_another_first_charge_waited_for_holds_it_back(
+    database_url: str,
+) -> None:
+    """The second statement began before there was a head, and meets one that is in doubt."""
+    desk, own = Desk(database_url), Desk(database_url)
+    first = claim_row()
+    again = claim_row(payment_id=first["payment_id"])
+    with ThreadPoolExecutor(1) as pool, another(database_url, "select 1") as telling:
+        telling.execute(*named("claim", first))
+        telling.execute(*named("record", record_row(first, "failed")))
+        telling.execute(*named("discrepancy", late_row(first)))
+        begun = pool.submit(verdict, own, again, many=False)
+        await_who_waits(database_url)
+        telling.commit()
+        assert begun.result() == "in_doubt"
+    assert desk.head(first)["charging"] == 0
+    own.close()
+    desk.close()
+
+
+def test_a_failure_that_news_waited_for_leaves_it_counted(database_url: str) -> None:
+    desk, own = Desk(database_url), Desk(database_url)
+    row = claim_row()
+    assert desk.claim(row) == "claimed"
+    with ThreadPoolExecutor(1) as pool, another(database_url, "select 1") as recording:
+        recording.execute(*named("record", record_row(row, "failed")))
+        begun = pool.submit(own.late, row)
+        await_who_waits(database_url)
+        recording.commit()
+        begun.result()
+    assert desk.head(row)["disputed"] == 100
+    assert desk.claim(claim_row(payment_id=row["payment_id"])) == "in_doubt"
+    own.close()
+    desk.close()
+
+
+def test_a_success_that_news_waited_for_is_not_counted_twice(database_url: str) -> None:
+    desk, own = Desk(database_url), Desk(database_url)
+    row = claim_row()
+    assert desk.claim(row) == "claimed"
+    with ThreadPoolExecutor(1) as pool, another(database_url, "select 1") as recording:
+        recording.execute(*named("record", record_row(row, "completed")))
+        begun = pool.submit(own.late, row)
+        await_who_waits(database_url)
+        recording.commit()
+        begun.result()
+    assert desk.head(row)["disputed"] == 0
+    own.close()
+    desk.close()
+
+
+def test_two_pieces_of_news_at_once_are_both_counted(database_url: str) -> None:
+    desk = Desk(database_url)
+    for _ in range(10):
+        failed = desk.done(to_status="failed", due_minor=1000)
+        race(database_url, [lambda own, of=failed: own.late(of)] * 4)  # type: ignore[misc]
+        assert desk.head(failed)["disputed"] == 400
     desk.close()
 
 

@@ -43,6 +43,7 @@ from railcore.review import (
     Resolved,
     adopting_id,
     adopting_key,
+    disputed_minor,
 )
 from railcore.webhooks import Sought
 
@@ -65,6 +66,9 @@ _DONE: Final[Mapping[Operation, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
+
+_BOOKED_AS: Final[Mapping[Operation, Operation]] = {Operation.CAPTURE: Operation.CHARGE}
+"""A charge and a capture take money alike."""
 
 _MOVED_BY_A_CHANGE: Final = ("_executions", "_ids", "_payments", "_outbox")
 
@@ -120,16 +124,19 @@ class InMemoryExecutionStore:
 
     def claim(self, claim: Claim, /) -> ClaimOutcome:
         """Store a new execution and its event, unless something is in the way."""
+        return self._claim(claim)
+
+    def _claim(self, claim: Claim, *, is_resolving: bool = False) -> ClaimOutcome:
+        """Claim; what resolves a discrepancy books or gives back what is known."""
         execution = claim.execution
         with self._lock:
             stored = self.find(execution.tenant_id, execution.idempotency_key)
             if stored is not None:
                 return ClaimOutcome(ClaimVerdict.DUPLICATE, stored)
             head = self.payment(execution.tenant_id, execution.payment_id)
-            refusal = _refusal(claim, head)
+            refusal = _refusal(claim, head, is_resolving=is_resolving)
             if refusal is None and execution.operation.follows_a_parent:
-                others = self.executions(execution.tenant_id, execution.payment_id)
-                refusal = ClaimVerdict.LIMIT if _exceeds_parent(execution, others) else None
+                refusal = self._refusal_of_parent(execution, is_resolving=is_resolving)
             if refusal is not None:
                 return ClaimOutcome(refusal, self._in_the_way(execution, refusal))
             return ClaimOutcome(ClaimVerdict.CLAIMED, self._begin(claim, head))
@@ -254,13 +261,18 @@ class InMemoryExecutionStore:
             name = (execution.tenant_id, discrepancy.discrepancy_id)
             if name in self._discrepancies:
                 return False
-            self._discrepancies[name] = NotedDiscrepancy(
+            head = self._payments[stored.tenant_id, stored.payment_id]
+            is_booked = stored.status is ExecutionStatus.COMPLETED
+            told = 0 if is_booked else disputed_minor(stored, discrepancy)
+            noted = NotedDiscrepancy(
                 tenant_id=stored.tenant_id,
                 payment_id=stored.payment_id,
                 discrepancy=discrepancy,
                 opened_at=self._clock.now(),
+                disputed_minor=min(told, head.due_minor),
             )
-            head = self._payments[stored.tenant_id, stored.payment_id]
+            self._discrepancies[name] = noted
+            head = attrs.evolve(head, disputed_minor=head.disputed_minor + noted.disputed_minor)
             self._tell(stored, event, attrs.evolve(head, seq=head.seq + 1), stored.status, None)
             return True
 
@@ -331,13 +343,12 @@ class InMemoryExecutionStore:
             before["_events"] = {name: list(told) for name, told in self._events.items()}
             if resolving.ends is not None and self.record(resolving.ends) is None:
                 return ResolveOutcome(ResolveVerdict.MOVED)
-            if resolving.adoptions:
-                if not self._adopt(resolving.adoptions):
-                    vars(self).update(before)
-                    return ResolveOutcome(ResolveVerdict.REFUSED)
-                if not self._is_booked_once(resolving.adoptions[0]):
-                    vars(self).update(before)
-                    return ResolveOutcome(ResolveVerdict.BOOKED)
+            refusal = self._adopt(resolving) if resolving.adoptions else None
+            if resolving.refund is not None and not self._is_claimed(resolving.refund):
+                refusal = ResolveVerdict.REFUSED
+            if refusal is not None:
+                vars(self).update(before)
+                return ResolveOutcome(refusal)
             return ResolveOutcome(ResolveVerdict.RESOLVED, self._resolved(stored, resolving))
 
     def get(self, tenant_id: str, execution_id: UUID, /) -> PaymentExecution | None:
@@ -393,14 +404,36 @@ class InMemoryExecutionStore:
         except RailcoreError as error:
             return error
 
-    def _adopt(self, adoptions: Sequence[Adoption]) -> bool:
-        for adoption in adoptions:
-            if self.claim(adoption.claim).verdict is ClaimVerdict.CLAIMED:
+    def _refusal_of_parent(
+        self, execution: PaymentExecution, *, is_resolving: bool
+    ) -> ClaimVerdict | None:
+        others = self.executions(execution.tenant_id, execution.payment_id)
+        noted = self.discrepancies_of(execution.tenant_id, execution.payment_id)
+        failed = {
+            one.execution_id
+            for one in others
+            if one.status is ExecutionStatus.FAILED and one.operation.follows_a_parent
+        }
+        if not is_resolving and any(
+            one.is_in_dispute and one.execution_id in failed for one in noted
+        ):
+            return ClaimVerdict.IN_DOUBT
+        return ClaimVerdict.LIMIT if _exceeds_parent(execution, others) else None
+
+    def _is_claimed(self, claim: Claim) -> bool:
+        return self._claim(claim, is_resolving=True).verdict is ClaimVerdict.CLAIMED
+
+    def _adopt(self, resolving: Resolving) -> ResolveVerdict | None:
+        """Book money where there is room; return what is in the way."""
+        for adoption in resolving.adoptions:
+            if self._is_claimed(adoption.claim):
                 self.record(adoption.recording)
-                if adoption.refund is not None:
-                    self.claim(adoption.refund)
-                return True
-        return False
+                if not self._is_booked_once(adoption):
+                    return ResolveVerdict.BOOKED
+                if adoption.refund is not None and not self._is_claimed(adoption.refund):
+                    return ResolveVerdict.REFUSED
+                return None
+        return ResolveVerdict.REFUSED
 
     def _is_booked_once(self, adoption: Adoption) -> bool:
         execution, wanted = adoption.claim.execution, adoption.recording.after.provider_ref
@@ -409,8 +442,10 @@ class InMemoryExecutionStore:
             for one in self._executions.values()
             if one.status is ExecutionStatus.COMPLETED
             and one.provider_ref == wanted
-            and (one.tenant_id, one.provider, one.account, one.operation)
-            == (execution.tenant_id, execution.provider, execution.account, execution.operation)
+            and (one.tenant_id, one.provider, one.account)
+            == (execution.tenant_id, execution.provider, execution.account)
+            and _BOOKED_AS.get(one.operation, one.operation)
+            is _BOOKED_AS.get(execution.operation, execution.operation)
         ]
         return not adoption.is_named or len(alike) == 1
 
@@ -425,7 +460,9 @@ class InMemoryExecutionStore:
         after = attrs.evolve(noted, resolved=resolved)
         self._discrepancies[noted.tenant_id, noted.discrepancy_id] = after
         head = self._payments[noted.tenant_id, noted.payment_id]
-        head = attrs.evolve(head, seq=head.seq + 1)
+        head = attrs.evolve(
+            head, seq=head.seq + 1, disputed_minor=head.disputed_minor - noted.disputed_minor
+        )
         if noted.orphan is not None:
             self._tell_of_orphan(noted.orphan, resolving.event, head)
         else:
@@ -642,7 +679,7 @@ def _is_of_account(execution: PaymentExecution, sought: Sought) -> bool:
     return sought.tenant_id in {None, execution.tenant_id}
 
 
-def _refusal(claim: Claim, head: PaymentView | None) -> ClaimVerdict | None:
+def _refusal(claim: Claim, head: PaymentView | None, *, is_resolving: bool) -> ClaimVerdict | None:
     context = claim.execution.context
     if head is None:
         return ClaimVerdict.NO_PAYMENT if context.operation.follows_a_parent else None
@@ -650,9 +687,13 @@ def _refusal(claim: Claim, head: PaymentView | None) -> ClaimVerdict | None:
         return ClaimVerdict.CURRENCY
     if claim.head_seq is not None and claim.head_seq != head.seq:
         return ClaimVerdict.MOVED
-    if context.money.amount_minor <= head.available_minor(context.operation):
-        return None
-    return ClaimVerdict.LIMIT if context.operation.follows_a_parent else ClaimVerdict.LIVE
+    left_minor = head.available_minor(context.operation) - context.money.amount_minor
+    if context.operation.follows_a_parent:
+        return ClaimVerdict.LIMIT if left_minor < 0 else None
+    if left_minor < 0:
+        return ClaimVerdict.LIVE
+    is_disputed = left_minor < head.disputed_minor
+    return ClaimVerdict.IN_DOUBT if is_disputed and not is_resolving else None
 
 
 def _exceeds_parent(execution: PaymentExecution, executions: Sequence[PaymentExecution]) -> bool:

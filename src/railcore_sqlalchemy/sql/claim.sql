@@ -1,7 +1,9 @@
 -- Claim a charge or an authorization: one row of verdict, seq, at.
--- Verdicts: claimed | duplicate | currency | moved | live. Layers: the stored key is looked for before any lock is taken,
+-- Verdicts: claimed | duplicate | currency | moved | live | in_doubt. Layers: the stored key is looked for before any lock is taken,
 -- then the payment's head is locked, where there is one, then ON CONFLICT decides between racing claims of one key.
 -- Two racing first charges meet at due_limit (23514).
+-- What an adoption books has come, whatever else is in doubt: it takes the doubt that it was told of as :settles_minor
+-- off the head, and resolve.sql puts back what is left of it, in the same transaction. It is 0 for everybody else.
 -- A value that one step has stored, the next takes from its RETURNING.
 with h as materialized (
   select (
@@ -9,6 +11,8 @@ with h as materialized (
         when currency <> :currency::text then 'currency'
         when seq <> :head_seq::bigint then 'moved'
         when charging + authorized - voided + :amount_minor::bigint > due_minor then 'live'
+        when charging + authorized - voided + disputed - :settles_minor::bigint + :amount_minor::bigint > due_minor
+          then 'in_doubt'
       end
     from railcore_payment
     where tenant_id = :tenant_id::text and payment_id = :payment_id::text
@@ -35,7 +39,8 @@ with h as materialized (
 ), p as (
   insert into railcore_payment as head (tenant_id, payment_id, seq, currency, due_minor, charging)
   select tenant_id, payment_id, 1, currency, coalesce(:due_minor::bigint, amount_minor), amount_minor from x
-  on conflict (tenant_id, payment_id) do update set seq = head.seq + 1, charging = head.charging + excluded.charging
+  on conflict (tenant_id, payment_id) do update set
+    seq = head.seq + 1, charging = head.charging + excluded.charging, disputed = head.disputed - :settles_minor::bigint
   where head.currency = excluded.currency
   returning tenant_id, payment_id, seq
 ), e as (

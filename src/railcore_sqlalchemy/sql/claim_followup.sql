@@ -1,5 +1,6 @@
 -- Claim a capture, a void or a refund: one row of verdict, seq, at. Parameters as claim.sql, without due_minor.
--- Verdicts: claimed | duplicate | no_payment | currency | moved | limit. The head is locked before its sums are
+-- Verdicts: claimed | duplicate | no_payment | currency | moved | limit. What its parent does not allow is refused by
+-- parent_limit or follow_up_in_doubt (23514). The head is locked before its sums are
 -- looked at: summing in the claim's own snapshot would let two refunds of 60 through on 100.
 with k as materialized (
   select from railcore_execution where tenant_id = :tenant_id::text and idempotency_key = :idempotency_key::text

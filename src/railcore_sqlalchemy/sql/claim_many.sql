@@ -31,7 +31,8 @@ with i as materialized (
       when h.currency <> i.currency then 'currency'
       when h.seq <> i.head_seq then 'moved'
       when i.operation in ('charge', 'authorize') then case
-        when h.charging + h.authorized - h.voided + i.amount_minor > h.due_minor then 'live' end
+        when h.charging + h.authorized - h.voided + i.amount_minor > h.due_minor then 'live'
+        when h.charging + h.authorized - h.voided + h.disputed + i.amount_minor > h.due_minor then 'in_doubt' end
       when i.operation = 'refund' then case
         when h.captured - h.refunded - h.refunding < i.amount_minor then 'limit' end
       when h.authorized - h.captured - h.capturing - h.voided - h.voiding < i.amount_minor then 'limit'

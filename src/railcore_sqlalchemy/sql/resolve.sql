@@ -1,5 +1,6 @@
 -- End a discrepancy, once: one row of verdict (resolved | already), seq, at. Its event takes the next place in its payment.
--- The route and the key in the event are those of the event that announced it.
+-- The route and the key in the event are those of the event that announced it. The head counts its money no longer, and
+-- again what an adoption has taken off for the time being (:settled_minor).
 with h as materialized (
   select p.seq + 1 as seq, o.execution_id, coalesce(x.status, o.to_status) as status,
     o.payment_rail, o.payment_provider, o.idempotency_key
@@ -15,9 +16,11 @@ with h as materialized (
     resolving_execution_id = :resolving_execution_id::uuid, resolved_seq = h.seq
   from h
   where tenant_id = :tenant_id::text and discrepancy_id = :discrepancy_id::uuid and resolved_at is null
-  returning tenant_id, payment_id, resolved_seq
+  returning tenant_id, payment_id, resolved_seq, disputed_minor
 ), p as (
-  update railcore_payment head set seq = head.seq + 1 from d
+  update railcore_payment head set
+    seq = head.seq + 1, disputed = head.disputed + :settled_minor::bigint - d.disputed_minor
+  from d
   where head.tenant_id = d.tenant_id and head.payment_id = d.payment_id
   returning head.tenant_id, head.payment_id, head.seq
 ), e as (

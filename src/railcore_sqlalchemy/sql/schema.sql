@@ -44,6 +44,7 @@ create table railcore_event (
 
 -- The head of a payment. Its row lock is the order of the payment's events, and it carries the sums that limit
 -- what may still be charged, captured, voided and refunded. The -ing sums are claimed and not settled: money in doubt.
+-- disputed is what open discrepancies tell of charges and authorizations that count nowhere else: it may have come.
 create table railcore_payment (
   tenant_id text collate "C" not null,
   payment_id text collate "C" not null,
@@ -58,6 +59,7 @@ create table railcore_payment (
   voided bigint not null default 0,
   refunding bigint not null default 0,
   refunded bigint not null default 0,
+  disputed bigint not null default 0,
   constraint railcore_payment_pkey primary key (payment_id, tenant_id),
   constraint head_has_event foreign key (tenant_id, payment_id, seq)
     references railcore_event (tenant_id, aggregateid, seq)
@@ -146,7 +148,8 @@ create table railcore_bucket (
 insert into railcore_bucket (bucket) select generate_series(0, 63);
 
 -- News that contradicts an execution, or a charge that belongs to none (an orphan), with its event and, once settled, its
--- resolution: who decided, on what, what was made of it, and the event that tells.
+-- resolution: who decided, on what, what was made of it, and the event that tells. disputed_minor is what it adds to its
+-- payment's disputed while it is open.
 create table railcore_discrepancy (
   tenant_id text collate "C" not null,
   discrepancy_id uuid not null,
@@ -156,6 +159,7 @@ create table railcore_discrepancy (
   kind text collate "C" not null,
   detail json not null,
   opened_at timestamptz not null,
+  disputed_minor bigint not null default 0,
   resolved_at timestamptz,
   resolved_by text,
   evidence text,
@@ -247,6 +251,8 @@ end $$;
 
 -- Refuses a capture, a void or a refund that its parent does not allow, doubt counted. The head is locked before anything is
 -- summed, so that two that are typed by hand at once see each other. The journal knows the executions of a payment.
+-- One that failed and may have moved money after all holds back every other, except what resolves a discrepancy: that only
+-- books, or gives back, what is known.
 create function railcore_check_parent(asked railcore_execution) returns void language plpgsql as $$
 declare
   parent railcore_execution%rowtype;
@@ -261,6 +267,21 @@ begin
      and case asked.operation when 'refund' then parent.operation in ('charge', 'authorize', 'capture')
        when 'capture' then parent.operation = 'authorize' when 'void' then parent.operation = 'authorize' end, false) then
     perform railcore_violates('railcore_execution', 'parent_allows_it');
+  end if;
+  if exists (
+      select from railcore_event e
+        join railcore_discrepancy d on d.tenant_id = e.tenant_id and d.discrepancy_id = e.id
+        join railcore_execution x on x.tenant_id = d.tenant_id and x.execution_id = d.execution_id
+      where e.tenant_id = asked.tenant_id and e.aggregateid = asked.payment_id and e.version is null
+        and d.resolved_at is null and x.status = 'failed' and x.operation in ('capture', 'void', 'refund')
+        and d.kind in ('success_after_failure', 'second_reference', 'amount_differs', 'currency_differs'))
+     and not exists (
+      select from railcore_event e
+        join railcore_discrepancy d on d.tenant_id = e.tenant_id and d.discrepancy_id = e.id
+      where e.tenant_id = asked.tenant_id and e.aggregateid = asked.payment_id and e.version is null
+        and d.resolved_at is null
+        and asked.idempotency_key in ('railcore.adopt.' || d.discrepancy_id, 'railcore.refund.' || d.discrepancy_id)) then
+    perform railcore_violates('railcore_execution', 'follow_up_in_doubt');
   end if;
   root := case when parent.operation = 'capture' then parent.parent_execution_id else parent.execution_id end;
   with alive as materialized (
@@ -348,16 +369,20 @@ create function railcore_payment_guard() returns trigger language plpgsql as $$
 begin
   if (tg_op = 'INSERT' and new.seq = 1 or tg_op = 'UPDATE' and new.seq = old.seq + 1)
      and new.charging + new.authorized - new.voided <= new.due_minor
+     and (new.disputed = 0 or new.charging + new.authorized - new.voided + new.disputed <= new.due_minor
+       or tg_op = 'UPDATE' and new.charging <= old.charging)
      and new.captured + new.capturing + new.voided + new.voiding <= new.authorized
      and new.refunded + new.refunding <= new.captured
      and least(new.charging, new.authorized, new.capturing, new.captured,
-               new.voiding, new.voided, new.refunding, new.refunded) >= 0 then
+               new.voiding, new.voided, new.refunding, new.refunded, new.disputed) >= 0 then
     return new;
   elsif tg_op = 'INSERT' and new.seq <> 1 or tg_op = 'UPDATE' and new.seq <> old.seq + 1 then
     raise exception 'seq of payment % goes up by one, from 1: not to %', new.payment_id, new.seq using errcode = 'RC003';
   end if;
   perform railcore_violates('railcore_payment', case
     when new.charging + new.authorized - new.voided > new.due_minor then 'due_limit'
+    when new.disputed > 0 and new.charging + new.authorized - new.voided + new.disputed > new.due_minor
+      and (tg_op = 'INSERT' or new.charging > old.charging) then 'in_doubt_limit'
     when new.captured + new.capturing + new.voided + new.voiding > new.authorized then 'capture_limit'
     when new.refunded + new.refunding > new.captured then 'refund_limit'
     else 'sums_not_negative' end);
@@ -396,7 +421,7 @@ create trigger discrepancy_update before update on railcore_discrepancy
   for each row when (old.resolution is not null)
   execute function railcore_refuse('RC002', 'a resolved discrepancy never changes');
 create trigger discrepancy_identity before update of tenant_id, discrepancy_id, execution_id, payment_id, seq, kind, detail,
-    opened_at on railcore_discrepancy
+    opened_at, disputed_minor on railcore_discrepancy
   for each row execute function railcore_refuse('RC001', 'what was found never changes');
 create trigger discrepancy_delete before delete on railcore_discrepancy
   for each row execute function railcore_refuse('RC005', 'discrepancies are kept');

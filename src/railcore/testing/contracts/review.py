@@ -11,6 +11,7 @@ What every ``ReviewStore`` promises; it is an ``ExecutionStore`` too.
 
 from functools import partial
 from typing import Any, Final
+from uuid import UUID
 
 import attrs
 import pytest
@@ -24,10 +25,18 @@ from railcore.events import (
     draft_resolution,
 )
 from railcore.execution import PaymentExecution
-from railcore.lifecycle import Fact, FactSource, decide, evolve
+from railcore.lifecycle import DiscrepancyKind, Fact, FactSource, decide, evolve
 from railcore.money import SAR, Money
 from railcore.ports import ExecutionStore
-from railcore.protocol import Adoption, Claim, Recording, ResolveVerdict, Resolving
+from railcore.protocol import (
+    Adoption,
+    Claim,
+    ClaimOutcome,
+    ClaimVerdict,
+    Recording,
+    ResolveVerdict,
+    Resolving,
+)
 from railcore.results import RailResult
 from railcore.review import (
     NotedDiscrepancy,
@@ -49,6 +58,7 @@ from railcore.testing.contracts.execution_store import (
     following,
     record,
     recording_of,
+    success_of,
     the,
 )
 
@@ -65,7 +75,11 @@ ORPHAN: Final = Orphan(
 
 def failed_with_news(store: ExecutionStore, key: str = "k1", **changes: Any) -> NotedDiscrepancy:
     """Return the discrepancy of a late success of an execution that had failed."""
-    failed = record(store, claim(store, asked(key, **changes)), REFUSED)
+    return noted_of(store, record(store, claim(store, asked(key, **changes)), REFUSED))
+
+
+def noted_of(store: ExecutionStore, failed: PaymentExecution) -> NotedDiscrepancy:
+    """Note a late success of what has *failed*."""
     found = contradiction_of(failed)
     assert store.note(failed, found, draft_discrepancy(failed, found))
     return the(store.discrepancy(failed.tenant_id, found.discrepancy_id))
@@ -117,7 +131,24 @@ def _unsent(claimed: Claim, execution_id: Any) -> Claim:
     )
 
 
+def _adopted_refund(noted: NotedDiscrepancy, charged: PaymentExecution) -> Adoption:
+    """Return what books a refund of 0.01 SAR of *charged* that was made after all."""
+    context = following(adopting_key(noted.discrepancy_id), _REFUND, charged)
+    context = attrs.evolve(context, money=Money(1, SAR))
+    claimed = _unsent(claim_of(context), adopting_id(noted.discrepancy_id))
+    named = RailResult.success(str(noted.discrepancy_id), context.money)
+    fact = Fact(result=named, source=FactSource.OPERATOR)
+    after = evolve(claimed.execution, the(decide(claimed.execution, fact).change))
+    booked = Recording(
+        before=claimed.execution, after=after, event=draft_event(after, fact), next_check_s=None
+    )
+    return Adoption(claim=claimed, recording=booked)
+
+
 _REFUND: Final = Operation.REFUND
+_RESOLVED: Final = ResolveVerdict.RESOLVED
+_AGAIN: Final = (("k2", "invoice-1"), ("k3", "invoice-2"))
+"""Another charge of a debt, and one of another."""
 
 
 class ReviewStoreContract:
@@ -198,6 +229,252 @@ class ReviewStoreContract:
 
         assert sorted(found) == [False] * 5 + [True]
         assert len(store.events(TENANT, ORPHAN.payment_id)) == 1
+
+    # What may have come is in doubt ------------------------------------------------------------
+
+    @pytest.mark.parametrize("in_bulk", [False, True])
+    def test_a_late_success_takes_the_room_of_another_charge(
+        self, store: ExecutionStore, *, in_bulk: bool
+    ) -> None:
+        noted = failed_with_news(store)
+        before = store.events(TENANT, "invoice-1"), store.payment(TENANT, "invoice-1")
+        again = [claim_of(asked(key, payment_id=on)) for key, on in _AGAIN]
+
+        outcomes = store.claim_many(again) if in_bulk else [store.claim(one) for one in again]
+
+        verdicts = [outcome.verdict for outcome in outcomes if isinstance(outcome, ClaimOutcome)]
+        assert verdicts == [ClaimVerdict.IN_DOUBT, ClaimVerdict.CLAIMED]
+        assert store.find(TENANT, "k2") is None
+        assert (store.events(TENANT, "invoice-1"), store.payment(TENANT, "invoice-1")) == before
+        assert (noted.disputed_minor, the(before[1]).disputed_minor) == (100, 100)
+
+    def test_an_authorization_is_held_back_as_well(self, store: ExecutionStore) -> None:
+        failed_with_news(store, operation=Operation.AUTHORIZE)
+
+        outcome = store.claim(claim_of(asked("k2", operation=Operation.AUTHORIZE)))
+
+        assert outcome.verdict is ClaimVerdict.IN_DOUBT
+
+    def test_room_beside_it_can_be_had(self, store: ExecutionStore) -> None:
+        part, due = Money(40, SAR), Money(100, SAR)
+        failed_with_news(store, money=part, due=due)
+
+        outcomes = [store.claim(claim_of(asked(f"k{n}", money=part, due=due))) for n in (2, 3)]
+
+        verdicts = [outcome.verdict for outcome in outcomes]
+        assert verdicts == [ClaimVerdict.CLAIMED, ClaimVerdict.IN_DOUBT]
+
+    def test_a_debt_that_is_taken_already_says_so_first(self, store: ExecutionStore) -> None:
+        failed = record(store, claim(store, asked("k1")), REFUSED)
+        other = claim(store, asked("k2"))
+        noted_of(store, failed)
+
+        outcome = store.claim(claim_of(asked("k3")))
+
+        assert (outcome.verdict, outcome.execution) == (ClaimVerdict.LIVE, other)
+        assert the(store.payment(TENANT, "invoice-1")).disputed_minor == 100
+
+    def test_the_key_that_is_held_already_says_so_first(self, store: ExecutionStore) -> None:
+        failed_with_news(store)
+
+        assert store.claim(claim_of(asked("k1"))).verdict is ClaimVerdict.DUPLICATE
+
+    def test_what_is_noted_twice_counts_once(self, store: ExecutionStore) -> None:
+        noted = failed_with_news(store)
+        failed = the(store.find(TENANT, "k1"))
+
+        assert not store.note(
+            failed, noted.discrepancy, draft_discrepancy(failed, noted.discrepancy)
+        )
+
+        assert the(store.payment(TENANT, "invoice-1")).disputed_minor == 100
+
+    @pytest.mark.parametrize(
+        "kind", [DiscrepancyKind.FAILURE_DIFFERS, DiscrepancyKind.REFUND_FAILED]
+    )
+    def test_what_tells_of_no_money_takes_no_room(
+        self, store: ExecutionStore, kind: DiscrepancyKind
+    ) -> None:
+        failed = record(store, claim(store, asked("k1")), REFUSED)
+        found = attrs.evolve(contradiction_of(failed), kind=kind)
+        store.note(failed, found, draft_discrepancy(failed, found))
+
+        assert store.claim(claim_of(asked("k2"))).verdict is ClaimVerdict.CLAIMED
+
+    def test_what_is_booked_is_not_counted_again(self, store: ExecutionStore) -> None:
+        due = Money(200, SAR)
+        claimed = claim(store, asked("k1", due=due))
+        done = record(store, claimed, success_of(claimed))
+        found = the(decide(done, Fact(result=REFUSED, source=FactSource.LOOKUP)).discrepancy)
+        store.note(done, found, draft_discrepancy(done, found))
+
+        assert store.claim(claim_of(asked("k2", due=due))).verdict is ClaimVerdict.CLAIMED
+
+    def test_the_larger_amount_counts_up_to_the_debt(self, store: ExecutionStore) -> None:
+        part, due = Money(40, SAR), Money(100, SAR)
+        failed = record(store, claim(store, asked("k1", money=part, due=due)), REFUSED)
+        counted = []
+        for told in (60, 500):
+            result = RailResult.success(f"ch_{told}", Money(told, SAR))
+            fact = Fact(result=result, source=FactSource.LOOKUP)
+            found = the(decide(failed, fact).discrepancy)
+            store.note(failed, found, draft_discrepancy(failed, found))
+            counted.append(the(store.payment(TENANT, "invoice-1")).disputed_minor)
+
+        assert counted == [60, 160]
+
+    def test_a_failure_after_the_news_leaves_it_counted(self, store: ExecutionStore) -> None:
+        noted, claimed = self._doubt(store)
+
+        record(store, claimed, REFUSED)
+
+        assert store.claim(claim_of(asked("k2"))).verdict is ClaimVerdict.IN_DOUBT
+        assert noted.disputed_minor == 100
+
+    def test_what_is_accepted_gives_its_room_back(self, store: ExecutionStore) -> None:
+        noted = failed_with_news(store)
+
+        store.resolve(resolving_of(noted))
+        store.resolve(resolving_of(noted))
+
+        assert the(store.payment(TENANT, "invoice-1")).disputed_minor == 0
+        assert store.claim(claim_of(asked("k2"))).verdict is ClaimVerdict.CLAIMED
+
+    @pytest.mark.parametrize("refunded", [False, True])
+    def test_what_is_adopted_takes_its_own_room(
+        self, store: ExecutionStore, *, refunded: bool
+    ) -> None:
+        noted = failed_with_news(store)
+        remedy = Remedy.REFUND if refunded else Remedy.ADOPT
+        places = (adoption_of(noted, refunded=refunded),)
+
+        assert store.resolve(resolving_of(noted, remedy, adoptions=places)).verdict is _RESOLVED
+
+        payment = the(store.payment(TENANT, "invoice-1"))
+        assert (payment.captured_minor, payment.disputed_minor) == (100, 0)
+        assert store.claim(claim_of(asked("k2"))).verdict is ClaimVerdict.LIVE
+
+    def test_what_goes_on_account_gives_its_room_back(self, store: ExecutionStore) -> None:
+        noted = failed_with_news(store)
+        places = (adoption_of(noted, "on-account"),)
+
+        store.resolve(resolving_of(noted, Remedy.ADOPT, adoptions=places))
+
+        assert the(store.payment(TENANT, "invoice-1")).disputed_minor == 0
+        assert the(store.payment(TENANT, "on-account")).captured_minor == 100
+        assert store.claim(claim_of(asked("k2"))).verdict is ClaimVerdict.CLAIMED
+
+    def test_other_doubt_takes_no_room_of_what_is_adopted_and_stays(
+        self, store: ExecutionStore
+    ) -> None:
+        noted = failed_with_news(store)
+        failed = the(store.find(TENANT, "k1"))
+        other = attrs.evolve(noted.discrepancy, discrepancy_id=UUID(int=9))
+        store.note(failed, other, draft_discrepancy(failed, other))
+        places = (adoption_of(noted), adoption_of(noted, "on-account"))
+
+        store.resolve(resolving_of(noted, Remedy.ADOPT, adoptions=places))
+
+        payment = the(store.payment(TENANT, "invoice-1"))
+        assert (payment.captured_minor, payment.disputed_minor) == (100, 100)
+        store.resolve(resolving_of(the(store.discrepancy(TENANT, other.discrepancy_id))))
+        assert the(store.payment(TENANT, "invoice-1")).disputed_minor == 0
+
+    def test_a_refused_resolution_leaves_the_doubt(self, store: ExecutionStore) -> None:
+        noted = failed_with_news(store)
+        claim(store, asked(adopting_key(noted.discrepancy_id), payment_id="invoice-2"))
+
+        outcome = store.resolve(resolving_of(noted, Remedy.ADOPT, adoptions=(adoption_of(noted),)))
+
+        assert outcome.verdict is ResolveVerdict.REFUSED
+        assert store.claim(claim_of(asked("k2"))).verdict is ClaimVerdict.IN_DOUBT
+
+    def test_news_while_others_claim_is_counted(self, store: ExecutionStore) -> None:
+        failed = record(store, claim(store, asked("k1")), REFUSED)
+        found = contradiction_of(failed)
+        event = draft_discrepancy(failed, found)
+        steps: list[Any] = [partial(store.note, failed, found, event)]
+        steps += [partial(store.claim, claim_of(asked(f"k{n}"))) for n in range(2, 8)]
+
+        noted, *outcomes = at_once(steps)
+
+        verdicts = [outcome.verdict for outcome in outcomes]
+        assert noted is True
+        assert verdicts.count(ClaimVerdict.CLAIMED) <= 1
+        assert set(verdicts) <= {ClaimVerdict.CLAIMED, ClaimVerdict.LIVE, ClaimVerdict.IN_DOUBT}
+        assert the(store.payment(TENANT, "invoice-1")).disputed_minor == 100
+
+    def test_a_failed_refund_that_may_have_run_holds_back_the_next(
+        self, store: ExecutionStore
+    ) -> None:
+        charged, noted = self._contradicted_refund(store)
+
+        outcome = store.claim(claim_of(following("r2", Operation.REFUND, charged)))
+
+        assert outcome.verdict is ClaimVerdict.IN_DOUBT
+        store.resolve(resolving_of(noted))
+        outcome = store.claim(claim_of(following("r2", Operation.REFUND, charged)))
+        assert outcome.verdict is ClaimVerdict.CLAIMED
+
+    def test_two_failed_refunds_that_ran_can_both_be_adopted(self, store: ExecutionStore) -> None:
+        claimed = claim(store, asked("k1"))
+        charged = record(store, claimed, success_of(claimed))
+        failed = [self._failed_refund(store, charged, key) for key in ("r1", "r2")]
+        for noted in [noted_of(store, one) for one in failed]:
+            places = (_adopted_refund(noted, charged),)
+
+            outcome = store.resolve(resolving_of(noted, Remedy.ADOPT, adoptions=places))
+
+            assert outcome.verdict is ResolveVerdict.RESOLVED
+        assert the(store.payment(TENANT, "invoice-1")).refunded_minor == 2
+
+    def test_money_that_is_booked_is_given_back_by_a_resolution(
+        self, store: ExecutionStore
+    ) -> None:
+        noted, again = self._refund_to_repeat(store)
+        resolving = attrs.evolve(resolving_of(noted, Remedy.REFUND), refund=again)
+
+        assert store.resolve(resolving).verdict is ResolveVerdict.RESOLVED
+
+        refund = the(store.get(TENANT, refunding_id(noted.discrepancy_id)))
+        assert (refund.status, refund.send_count) == (ExecutionStatus.PROCESSING, 0)
+        assert list(store.open_executions(10)) == [refund]
+
+    def test_what_is_given_back_already_is_not_given_back_again(
+        self, store: ExecutionStore
+    ) -> None:
+        noted, again = self._refund_to_repeat(store)
+        charged = the(store.find(TENANT, "k1"))
+        claim(store, following("r2", Operation.REFUND, charged))
+        resolving = attrs.evolve(resolving_of(noted, Remedy.REFUND), refund=again)
+
+        assert store.resolve(resolving).verdict is ResolveVerdict.REFUSED
+        assert the(store.discrepancy(TENANT, noted.discrepancy_id)).is_open
+
+    def _failed_refund(
+        self, store: ExecutionStore, charged: PaymentExecution, key: str
+    ) -> PaymentExecution:
+        asked_for = attrs.evolve(following(key, Operation.REFUND, charged), money=Money(1, SAR))
+        return record(store, claim(store, asked_for), REFUSED)
+
+    def _contradicted_refund(
+        self, store: ExecutionStore
+    ) -> tuple[PaymentExecution, NotedDiscrepancy]:
+        claimed = claim(store, asked("k1"))
+        charged = record(store, claimed, success_of(claimed))
+        return charged, noted_of(store, self._failed_refund(store, charged, "r1"))
+
+    def _refund_to_repeat(self, store: ExecutionStore) -> tuple[NotedDiscrepancy, Claim]:
+        claimed = claim(store, asked("k1"))
+        charged = record(store, claimed, success_of(claimed))
+        asked_for = following("r1", Operation.REFUND, charged)
+        failed = record(store, claim(store, asked_for), REFUSED)
+        found = attrs.evolve(contradiction_of(failed), kind=DiscrepancyKind.REFUND_FAILED)
+        store.note(failed, found, draft_discrepancy(failed, found))
+        noted = the(store.discrepancy(TENANT, found.discrepancy_id))
+        key = refunding_key(noted.discrepancy_id)
+        again = claim_of(attrs.evolve(asked_for, idempotency_key=key))
+        return noted, _unsent(again, refunding_id(noted.discrepancy_id))
 
     # A resolution is one and for ever ----------------------------------------------------------
 
@@ -283,8 +560,9 @@ class ReviewStoreContract:
     def test_where_the_debt_has_no_room_the_next_place_is_taken(
         self, store: ExecutionStore
     ) -> None:
-        noted = failed_with_news(store)
+        failed = record(store, claim(store, asked("k1")), REFUSED)
         paid = claim(store, asked("k2"))
+        noted = noted_of(store, failed)
         places = (adoption_of(noted), adoption_of(noted, "on-account"))
 
         outcome = store.resolve(resolving_of(noted, Remedy.ADOPT, adoptions=places))
@@ -307,8 +585,9 @@ class ReviewStoreContract:
         assert the(store.payment(TENANT, "invoice-1")).refunding_minor == 100
 
     def test_without_room_nothing_is_changed(self, store: ExecutionStore) -> None:
-        noted = failed_with_news(store)
+        failed = record(store, claim(store, asked("k1")), REFUSED)
         claim(store, asked("k2"))
+        noted = noted_of(store, failed)
         before = store.events(TENANT, "invoice-1"), store.payment(TENANT, "invoice-1")
 
         outcome = store.resolve(resolving_of(noted, Remedy.ADOPT, adoptions=(adoption_of(noted),)))
