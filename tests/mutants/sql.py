@@ -101,15 +101,6 @@ _RECORDS = (
 
 _CLAIMS = (
     Mutant(
-        "a known key is not looked for first",
-        _SQL + "claim.sql",
-        "  where not exists (\n"
-        "    select from railcore_execution where tenant_id = :tenant_id::text"
-        " and idempotency_key = :idempotency_key::text)\n",
-        "",
-        (_STORE + "test_a_known_key_is_a_duplicate_before_it_is_anything_else",),
-    ),
-    Mutant(
         "a charge whatever is due",
         _SQL + "claim.sql",
         "+ :amount_minor::bigint > due_minor then 'live'",
@@ -499,14 +490,6 @@ _DELIVERY = (
         "  for no key update skip locked\n",
         "",
         (_INBOX + "test_no_two_take_the_same",),
-    ),
-    Mutant(
-        "a discrepancy is resolved twice",
-        _SQL + "resolve.sql",
-        " and d.resolved_at is null\n",
-        "\n",
-        (_REVIEW + "test_of_many_resolutions_at_once_one_counts",),
-        also=((" and resolved_at is null\n", "\n"),),
     ),
     Mutant(
         "one charge is booked twice",
