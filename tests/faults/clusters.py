@@ -154,9 +154,12 @@ class Cluster:
 
     def fill(self) -> None:
         """Leave no room on the disk of its own."""
-        room = os.statvfs(self.folder / "disk")
         with (self.folder / "disk" / "balloon").open("wb") as balloon:
-            os.posix_fallocate(balloon.fileno(), 0, room.f_bavail * room.f_frsize)
+            while room := os.statvfs(self.folder / "disk").f_bavail:
+                size = balloon.seek(0, os.SEEK_END)
+                step = max(1, room - 4) * 4096  # the server may take some meanwhile
+                with suppress(OSError):
+                    os.posix_fallocate(balloon.fileno(), size, step)
 
     def free(self) -> None:
         (self.folder / "disk" / "balloon").unlink()
