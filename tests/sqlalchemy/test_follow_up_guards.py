@@ -269,6 +269,20 @@ def test_only_what_resolves_an_open_discrepancy_of_the_payment_passes(desk: Desk
     assert claimed(desk, asked) == "claimed"
 
 
+def test_what_is_resolved_lets_nothing_more_pass(desk: Desk) -> None:
+    charged = desk.done()
+    failed = settled(desk, typed(desk.connection, "refund", 10, charged), "failed")
+    over = desk.late(failed)
+    ended = {"actor": "alice", "evidence": "slip", "resolution": "accepted", "settled_minor": 0}
+    nothing = {"resolving_execution_id": None, "event_id": uuid4()}
+    assert desk.run("resolve", {**over, **ended, **nothing})[0]["verdict"] == "resolved"
+    assert claimed(desk, following("refund", charged)) == "claimed"
+    desk.late(failed)
+
+    key = f"railcore.refund.{over['discrepancy_id']}"
+    assert claimed(desk, following("refund", charged, idempotency_key=key)) == "in_doubt"
+
+
 def test_news_that_a_follow_up_waited_for_holds_it_back(desk: Desk, shared_url: str) -> None:
     charged = desk.done()
     failed = settled(desk, typed(desk.connection, "refund", 10, charged), "failed")

@@ -19,7 +19,7 @@ from railcore import (
     PaymentRailRegistry,
 )
 from railcore.enums import Operation, PaymentRail
-from railcore.errors import AlreadyResolvedError, InDoubtError, StoreError
+from railcore.errors import AlreadyResolvedError, InDoubtError, NoRemedyError, StoreError
 from railcore.events import draft_discrepancy, draft_orphan
 from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import DiscrepancyKind, Fact, FactSource, decide
@@ -441,6 +441,21 @@ def test_what_was_captured_twice_goes_on_account_past_the_authorizations_own_lim
     assert adopted.payment_id == f"unapplied-{found.discrepancy_id.hex}"
     assert the(store.get(TENANT, refunding_id(found.discrepancy_id))).parent_ref == "ch_2"
     assert the(store.payment(TENANT, "invoice-1")).captured_minor == 100
+
+
+def test_a_capture_that_a_charge_is_booked_as_is_not_adopted(store: SqlExecutionStore) -> None:
+    held = completed(store, asked("a1", operation=Operation.AUTHORIZE))
+    capture = completed(store, following("c1", Operation.CAPTURE, held))
+    other = completed(store, asked("k9", payment_id="invoice-9"))
+    twice = attrs.evolve(success_of(capture), provider_ref=other.provider_ref)
+    found = the(decide(capture, Fact(result=twice, source=FactSource.LOOKUP)).discrepancy)
+    store.note(capture, found, draft_discrepancy(capture, found))
+
+    decision = OperatorDecision(actor="alice", evidence="statement-7")
+    with pytest.raises(NoRemedyError, match="booked already"):
+        engine_over(store, FakeRail()).resolve(
+            TENANT, found.discrepancy_id, Remedy.REFUND, decision
+        )
 
 
 def test_a_refund_that_is_refused_is_listed_and_tried_again(store: SqlExecutionStore) -> None:
