@@ -29,6 +29,7 @@ from railcore.protocol import ResolveVerdict
 from railcore.results import RailResult
 from railcore.review import NotedDiscrepancy, Remedy, adopting_id, refunding_id
 from railcore.testing.contracts.execution_store import (
+    REFUSED,
     TENANT,
     asked,
     claim,
@@ -443,9 +444,13 @@ def test_what_was_captured_twice_goes_on_account_past_the_authorizations_own_lim
     assert the(store.payment(TENANT, "invoice-1")).captured_minor == 100
 
 
-def test_a_capture_that_a_charge_is_booked_as_is_not_adopted(store: SqlExecutionStore) -> None:
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_capture_that_a_charge_is_booked_as_is_not_adopted(
+    store: SqlExecutionStore, *, is_late: bool
+) -> None:
     held = completed(store, asked("a1", operation=Operation.AUTHORIZE))
-    capture = completed(store, following("c1", Operation.CAPTURE, held))
+    wanted = following("c1", Operation.CAPTURE, held)
+    capture = record(store, claim(store, wanted), REFUSED) if is_late else completed(store, wanted)
     other = completed(store, asked("k9", payment_id="invoice-9"))
     twice = attrs.evolve(success_of(capture), provider_ref=other.provider_ref)
     found = the(decide(capture, Fact(result=twice, source=FactSource.LOOKUP)).discrepancy)
