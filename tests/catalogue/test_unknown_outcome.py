@@ -76,8 +76,8 @@ class PlainGateway:
 
 
 def _unknown() -> Exchange[RailResult]:
+    yield from ()
     return RailResult.unknown(PaymentFailureCode.PROVIDER_TIMEOUT)
-    yield
 
 
 @attrs.define
