@@ -1,9 +1,9 @@
 """Looking: one read-only transaction, a statement for each question, and what was found."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby
-from typing import Final
+from typing import Final, cast
 
 import attrs
 import psycopg
@@ -17,6 +17,8 @@ from railcore_sqlalchemy.doctor.catalogue import Fact, Found
 from railcore_sqlalchemy.doctor.problems import Row
 from railcore_sqlalchemy.doctor.questions import Question, Scope, ask
 from railcore_sqlalchemy.doctor.symptoms import SYMPTOMS
+from railcore_sqlalchemy.driver import AnyConnection
+from railcore_sqlalchemy.sessions import check_driver, check_transaction
 from railcore_sqlalchemy.tables import metadata
 
 ROLES: Final = ("railcore_app", "railcore_relay", "railcore_reader")
@@ -37,6 +39,7 @@ _UNSEEN: Final = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
 )
+_ONE_SNAPSHOT: Final = "set transaction isolation level repeatable read, read only"
 _HAS_VERSIONS: Final = "select to_regclass('railcore_alembic_version') is not null as yes"
 
 
@@ -120,60 +123,68 @@ def diagnose(
         MisconfiguredError: The connection is in a transaction, or commits by itself.
         DBAPIError: The connection broke.
     """
-    if connection.in_transaction() or connection.get_isolation_level() == "AUTOCOMMIT":
-        problem = "it is in a transaction, or commits every statement by itself"
+    check_driver(connection.engine)
+    check_transaction(cast("AnyConnection", connection.connection.driver_connection))
+    if connection.in_transaction():
+        problem = "it is in a transaction, whose snapshot may be old"
         raise MisconfiguredError("connection", problem, "Give a fresh one, or commit first")
-    scope = Scope(tenant_id=tenant_id, since=since, limit=limit)
-    look = _Look(connection, scope, bounds, with_relay=with_relay)
+    look = Look(
+        connection,
+        Scope(tenant_id=tenant_id, since=since, limit=limit),
+        bounds=bounds,
+        timeout_s=timeout_s,
+        with_roles=with_roles,
+        with_relay=with_relay,
+        connections=connections,
+    )
     with connection.begin() as transaction:
-        look.begin()
-        look.server(connections)
-        if with_roles:
-            look.roles()
-        look.bound(timeout_s)
-        if look.schema():
-            look.rows()
-            if with_roles:
-                look.rights()
+        connection.exec_driver_sql(_ONE_SNAPSHOT)
+        report = look.look()
         transaction.rollback()
-    return look.report()
+    return report
 
 
-@attrs.define
-class _Look:
-    """One look at one database, as it goes on."""
+@attrs.define(kw_only=True)
+class Look:
+    """One look at one database, within the transaction of *connection*, as it goes on."""
 
-    connection: Connection
-    scope: Scope
+    connection: Connection = attrs.field(kw_only=False)
+    scope: Scope = attrs.field(kw_only=False)
     bounds: Bounds
-    with_relay: bool = attrs.field(kw_only=True)
+    timeout_s: float
+    with_roles: bool
+    with_relay: bool
+    connections: int | None
     findings: list[Finding] = attrs.field(factory=list)
     unseen: list[Unseen] = attrs.field(factory=list)
     looked_at: list[str] = attrs.field(factory=list)
 
-    def report(self) -> Report:
-        """Return what was found, in the order of the codes' table."""
-        order = list(SYMPTOMS)
+    def look(self) -> Report:
+        """Look at everything, what needs no rows first."""
+        self.server()
+        if self.with_roles:
+            self.roles()
+        self.bound()
+        if self.schema():
+            self.rows()
+            if self.with_roles:
+                self.rights()
         return Report(
-            findings=tuple(sorted(self.findings, key=lambda one: order.index(one.code))),
+            findings=tuple(_merged(self.findings)),
             unseen=tuple(self.unseen),
             looked_at=tuple(self.looked_at),
         )
 
-    def begin(self) -> None:
-        """Take a snapshot that cannot write."""
-        self._set("transaction isolation level repeatable read, read only")
-
-    def bound(self, timeout_s: float) -> None:
+    def bound(self) -> None:
         """Bound waits and plan for large answers, once it is known what sessions begin with."""
-        self._set(f"local statement_timeout = {max(1, round(timeout_s * 1000))}")
-        for setting in _SETTINGS:
-            self._set(f"local {setting}")
+        timeout_ms = max(1, round(self.timeout_s * 1000))
+        for setting in (f"statement_timeout = {timeout_ms}", *_SETTINGS):
+            self.connection.exec_driver_sql(f"set local {setting}")
 
-    def server(self, connections: int | None) -> None:
+    def server(self) -> None:
         """Look at the server, and at what is open on it."""
         for row in self._ask(ask("server")):
-            self._note(problems.of_server(row, connections))
+            self._note(problems.of_server(row, self.connections))
         self._note(
             found for row in self._ask(ask("overrides")) for found in problems.of_override(row)
         )
@@ -181,19 +192,20 @@ class _Look:
 
     def roles(self) -> None:
         """Look at railcore's roles, and at who logs in as one of them."""
-        names = {"roles": list(ROLES), "names": list(_TIMEOUTS)}
-        self._note(problems.of_roles(self._ask(ask("roles"), names), ROLES))
+        rows = self._ask(ask("roles"), {"roles": list(ROLES), "names": list(_TIMEOUTS)})
+        if "roles" in self.looked_at:
+            self._note(problems.of_roles(rows, ROLES))
 
     def schema(self) -> bool:
         """Look at the catalogue; tell whether all columns are there, so that rows can be read."""
         asked = {"tables": list(metadata.tables), "functions": list(catalogue.functions())}
         facts = [Fact.of_row(**row) for row in self._ask(ask("catalogue"), asked)]
-        found = list(catalogue.compare(facts))
+        found = list(catalogue.compare(facts)) if "catalogue" in self.looked_at else []
         self._note(found)
         if any(code == "column_missing" for code, _, _ in found):
             self.unseen.append(Unseen("rows and rights", "columns are missing"))
             return False
-        if self._run(Question("has_versions", _HAS_VERSIONS), {})[0]["yes"]:
+        if any(row["yes"] for row in self._run(Question("has_versions", _HAS_VERSIONS), {})):
             versions = [row["version_num"] for row in self._ask(ask("versions"))]
             self._note(problems.of_versions(versions))
         for row in self._ask(ask("constants")):
@@ -210,7 +222,8 @@ class _Look:
     def rights(self) -> None:
         """Look at what the roles may do."""
         asked = {"tables": list(metadata.tables), "roles": list(ROLES)}
-        if rows := self._ask(ask("rights"), asked):
+        rows = self._ask(ask("rights"), asked)
+        if "rights" in self.looked_at:
             self._note(problems.of_rights(rows))
 
     def _ask_rows(self, question: Question) -> None:
@@ -243,8 +256,14 @@ class _Look:
     def _note(self, found: Iterable[Found]) -> None:
         self.findings.extend(Finding.each(SYMPTOMS, found, self.scope.limit))
 
-    def _set(self, what: str) -> None:
-        self.connection.exec_driver_sql(f"set {what}")
+
+def _merged(findings: Sequence[Finding]) -> Iterator[Finding]:
+    """Yield one finding for each code, in the order of the table of codes."""
+    for code, symptom in SYMPTOMS.items():
+        if those := [one for one in findings if one.code == code]:
+            places = tuple(place for one in those for place in one.places)
+            count = sum(one.count for one in those)
+            yield Finding(symptom=symptom, places=places, count=count)
 
 
 def _finding(code: str, rows: Sequence[Row]) -> Finding:

@@ -157,6 +157,11 @@ DATA: Final = index(
     ("currency_differs", "An execution is in another currency than its payment.", _REPAIR),
     ("sums_disagree", "The sums of a payment do not follow from its executions.", _REPAIR),
     (
+        "dispute_disagrees",
+        "A payment holds back another amount than its open discrepancies tell.",
+        _REPAIR,
+    ),
+    (
         "limit_exceeded",
         "More is charged than due, captured than authorized, or refunded than captured.",
         "Money may have moved that should not have: compare with the provider. " + _REPAIR,

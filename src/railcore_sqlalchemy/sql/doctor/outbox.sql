@@ -1,13 +1,15 @@
 -- What is to be delivered: rows of the journal, of each payment all from the first that waits to its last, and in time.
 with waiting as materialized (
-  select o.tenant_id, o.aggregateid, count(*) as events, min(o.seq) as lowest, max(o.seq) as newest,
-    min(o.enqueued_at) as since, bool_or(o.parked_at is not null) as is_parked, min(o.due_at) as due_at
+  select o.tenant_id, o.aggregateid, count(*) as events, min(o.seq) as lowest, min(o.enqueued_at) as since, bool_or(o.parked_at is not null) as is_parked, min(o.due_at) as due_at
   from railcore_outbox o group by o.aggregateid, o.tenant_id
 )
 select 'outbox_gap' as code, w.tenant_id, 'payment ' || w.aggregateid as subject,
-  format('%s of the events %s to %s wait', w.events, w.lowest, p.seq) as found
-from waiting w join railcore_payment p on p.tenant_id = w.tenant_id and p.payment_id = w.aggregateid
-where w.newest <= p.seq and w.events <> p.seq - w.lowest + 1
+  format('waits from event %s, without %s', w.lowest, string_agg(e.seq::text, ', ' order by e.seq)) as found
+from waiting w
+  join railcore_event e on e.tenant_id = w.tenant_id and e.aggregateid = w.aggregateid and e.seq > w.lowest
+  left join railcore_outbox o on o.tenant_id = e.tenant_id and o.aggregateid = e.aggregateid and o.seq = e.seq
+where o.seq is null
+group by w.tenant_id, w.aggregateid, w.lowest
 union all
 select 'outbox_without_event', o.tenant_id, 'payment ' || o.aggregateid, format('event %s is not in the journal', o.seq)
 from railcore_outbox o
