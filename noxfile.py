@@ -83,6 +83,16 @@ def faults(session: nox.Session) -> None:
     lasting = {"RAILCORE_FAULTS": session.posargs[0] if session.posargs else "60"}
     session.run("pytest", "-rP", "tests/faults/test_relay_faults.py", env=lasting)
     session.run("pytest", "-rP", "tests/faults/test_worker_faults.py", env=KILLS)
+    session.run("pytest", "-rP", "tests/faults/test_failover.py", "tests/faults/wire")
+    session.run("pytest", "-rP", "-k", "every_order", "tests/sqlalchemy", env=lasting)
+
+
+@nox.session
+def simulation(session: nox.Session) -> None:
+    """Search all that can happen to one payment, ten minutes a scenario at most (`-- 60`)."""
+    install_for_tests(session)
+    lasting = {"RAILCORE_SEARCH_S": session.posargs[0] if session.posargs else "600"}
+    session.run("pytest", "-rP", "--timeout=0", "tests/simulation", env=lasting)
 
 
 @nox.session

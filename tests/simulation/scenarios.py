@@ -30,38 +30,38 @@ FORGETFUL: Final = Provider(
         send_deadline_s=0, latest_arrival_s=1, read_lag_s=1, key_window_s=3, answer_timeout_s=1
     )
 )
-EXECUTED: Final = Scenario(name="a host executes, two workers check", provider=KEYED, until_s=8)
+EXECUTED: Final = Scenario(name="a host executes, workers check", provider=KEYED, until_s=8)
 EXECUTED_FORGETFUL: Final = Scenario(
-    name="a host executes, a worker checks, the provider forgets keys soon",
+    name="a host executes, workers check, the provider forgets keys soon",
     provider=FORGETFUL,
     workers=1,
     until_s=7,
 )
 EXECUTED_PLAIN: Final = Scenario(
-    name="a host executes, two workers check, the provider knows no keys",
+    name="a host executes, workers check, the provider knows no keys",
     provider=PLAIN,
     until_s=8,
 )
 ENQUEUED: Final = Scenario(
-    name="a host enqueues, two workers send and check",
+    name="a host enqueues, workers send and check",
     provider=KEYED,
     is_enqueued=True,
     until_s=8,
 )
 ENQUEUED_PLAIN: Final = attrs.evolve(
     ENQUEUED,
-    name="a host enqueues, two workers send and check, the provider knows no keys",
+    name="a host enqueues, workers send and check, the provider knows no keys",
     provider=PLAIN,
 )
 TOLD: Final = Scenario(
-    name="a host executes, a worker checks, webhooks come in any order",
+    name="a host executes, workers check, webhooks come in any order",
     provider=KEYED,
     workers=1,
     receivers=1,
     until_s=3,
 )
 TWO_HOSTS: Final = Scenario(
-    name="two hosts execute with one key, a worker checks",
+    name="two hosts execute with one key, workers check",
     provider=KEYED,
     hosts=2,
     workers=1,
