@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PAGE = HERE / "what-can-go-wrong.md"
-NAMED = re.compile(r"^ *(?:async )?def (test_([a-z]{2}\d{1,2})_\w+)\(", re.MULTILINE)
+NAMED = re.compile(r"^ *(?:async )?def (test_((?:[a-z]{2}\d{1,2}_)+)\w+)\(", re.MULTILINE)
 
 
 class Fault(NamedTuple):
@@ -43,8 +43,9 @@ def tests_of() -> Mapping[str, Sequence[tuple[str, str]]]:
     """Return the tests of each fault, as (path, name)."""
     found = defaultdict[str, list[tuple[str, str]]](list)
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for name, fault in NAMED.findall(path.read_text()):
-            found[fault.upper()].append((path.relative_to(ROOT).as_posix(), name))
+        for name, ids in NAMED.findall(path.read_text()):
+            for one in ids.upper().strip("_").split("_"):
+                found[one].append((path.relative_to(ROOT).as_posix(), name))
     return found
 
 
@@ -63,7 +64,7 @@ def table() -> str:
 def _row(one: Fault, tests: Sequence[tuple[str, str]]) -> str:
     files = sorted({path for path, _ in tests})
     where = ", ".join(f"[{Path(path).stem}](../../{path})" for path in files)
-    shown = f"`pytest -k test_{one.id.lower()}_` in {where}" if tests else "no test: see below"
+    shown = f"`pytest -k {one.id.lower()}_` in {where}" if tests else "no test: see below"
     return f"| {one.id} | {one.fault} | {one.outcome} | {shown} |"
 
 

@@ -14,6 +14,7 @@ import attrs
 from typing_extensions import override
 
 from railcore.errors import MoneyError
+from railcore.redaction import masked
 
 _EXPONENTS: Final[Mapping[int, str]] = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
@@ -202,15 +203,19 @@ def minor_units(amount: Decimal, currency: Currency) -> int:
     """
     sign, digits, exponent = amount.as_tuple()
     if not isinstance(exponent, int) or amount.adjusted() > 18 or exponent < -_MOST_PLACES:
-        raise MoneyError("amount", "a finite number of plain size", str(amount)[:40])
+        raise MoneyError("amount", "a finite number of plain size", _told(str(amount)))
     shift = currency.exponent + exponent
     number = int("".join(map(str, digits)) or "0")
     whole, rest = divmod(number * _power(shift), _power(-shift))
     if rest:
-        raise MoneyError(
-            "amount", f"at most {currency.exponent} decimal places for {currency}", str(amount)[:40]
-        )
+        wanted = f"at most {currency.exponent} decimal places for {currency}"
+        raise MoneyError("amount", wanted, _told(str(amount)))
     return -whole if sign else whole
+
+
+def _told(amount: str) -> str:
+    """Return the beginning of what came in place of an amount; it may have been a card number."""
+    return masked(amount[:80])[:40]
 
 
 def _power(exponent: int) -> int:
@@ -223,5 +228,5 @@ def _decimal(amount: Decimal | str) -> Decimal:
     if not isinstance(amount, str):
         raise MoneyError("amount", "a Decimal or a text", type(amount).__name__)
     if len(amount) > 2 * _MOST_PLACES or not _PLAIN_NUMBER.fullmatch(amount):
-        raise MoneyError("amount", "a decimal number", ascii(amount[:40]))
+        raise MoneyError("amount", "a decimal number", ascii(_told(amount)))
     return Decimal(amount)

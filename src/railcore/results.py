@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import attrs
 
@@ -22,7 +22,7 @@ from railcore.failures import (
     UnknownCause,
 )
 from railcore.money import Money
-from railcore.redaction import redacted, shown_reference
+from railcore.redaction import redacted, shown_reference, spelt_url
 
 _RESPONSE_LIMIT: Final = 8192
 _NOTHING: Final[Mapping[str, object]] = {}
@@ -45,6 +45,10 @@ class NextActionKind(StrEnum):
     QUOTE_REFERENCE = "quote_reference"
 
 
+def _spelt(url: Any) -> Any:
+    return spelt_url(url) if isinstance(url, str) else url
+
+
 @attrs.frozen(kw_only=True)
 class NextAction:
     """
@@ -52,13 +56,16 @@ class NextAction:
 
     Attributes:
         kind: Redirect to a URL, submit a form, show a QR code, or quote a reference in a transfer.
-        url: Where to send the payer, for ``redirect`` and ``form``.
+        url: Where to send the payer, for ``redirect`` and ``form``; digits that could be a card's
+            are spelt in another way that means the same.
         reference: What to quote, for ``quote_reference``; the QR payload for ``qr``.
         fields: Form fields or payment instructions, as texts.
     """
 
     kind: NextActionKind = attrs.field(validator=_checks.one_of(NextActionKind))
-    url: str | None = attrs.field(default=None, validator=_checks.text(2048, optional=True))
+    url: str | None = attrs.field(
+        default=None, converter=_spelt, validator=_checks.text(2048, optional=True)
+    )
     reference: str | None = attrs.field(default=None, validator=_checks.text(512, optional=True))
     fields: Mapping[str, str] = attrs.field(
         factory=dict, validator=_checks.texts(40, 4096), hash=False

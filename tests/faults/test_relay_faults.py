@@ -168,7 +168,7 @@ def keep_writing(stand: Stand, done: threading.Event, writer: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(CHAOS_S * 3 + 120)
-def test_relays_that_die_and_freeze_lose_nothing(stand: Stand) -> None:
+def test_ob2_relays_that_die_and_freeze_lose_nothing(stand: Stand) -> None:
     chance = random.Random(20260301)
     done = threading.Event()
     kills, stops, thawed_at = 0, 0, 0.0
@@ -231,7 +231,7 @@ def test_a_killed_relay_is_taken_over_within_lease_and_two_seconds(
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
-def test_a_relay_that_froze_past_its_lease_repeats_and_deletes_nothing(
+def test_ob3_a_relay_that_froze_past_its_lease_repeats_and_deletes_nothing(
     stand: Stand, colour: str
 ) -> None:
     names = list(itertools.islice(neighbours(), 3))

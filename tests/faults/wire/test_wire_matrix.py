@@ -31,7 +31,9 @@ async def played(
         return await matrix.run(urls, provider, wanted, sample=sample, seed=SEED)
 
 
-async def test_a_break_at_any_message_settles_without_a_double_charge(postgres_url: str) -> None:
+async def test_cp1_cp2_a_break_at_any_message_settles_without_a_double_charge(
+    postgres_url: str,
+) -> None:
     names = [name for name in OPERATIONS if name != "webhook"]
     tallies = await played(postgres_url, *names, colours=("async", "sync"))
 
