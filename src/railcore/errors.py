@@ -262,10 +262,10 @@ class UnknownProviderError(RailcoreError, LookupError):
 
 @attrs.define(eq=False, slots=False)
 class ExecutionNotFoundError(RailcoreError, LookupError):
-    """No execution has this id."""
+    """No execution has this id; *execution_id* is the key where one was looked for by key."""
 
     tenant_id: str
-    execution_id: UUID
+    execution_id: UUID | str
 
     def __str__(self) -> str:
         return f"tenant {self.tenant_id!r} has no execution {self.execution_id}"
