@@ -140,7 +140,7 @@ def test_a_billing_run_has_no_finding_while_it_goes_on_or_after(
         yield url
 
     monkeypatch.setattr(demo, "_own", own)
-    monkeypatch.setattr(demo.schema, "install", lambda _: None)
+    monkeypatch.setattr(schema, "install", lambda _: None)
     lines = (ROOT / "examples" / "billing-run.jsonl").read_text().splitlines()
     quick = [line for line in lines if not any(one in line for one in SLOW)]
     file = tmp_path / "part.jsonl"

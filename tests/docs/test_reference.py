@@ -23,3 +23,11 @@ def test_the_pages_of_tables_are_what_the_code_says(name: str) -> None:
     assert (REFERENCE / name).read_text() == maker["PAGES"][name](), (
         "Write the pages anew: python docs/reference/make_states.py"
     )
+
+
+def test_the_page_of_findings_is_what_the_code_says() -> None:
+    maker = runpy.run_path(str(REFERENCE / "make_findings.py"))
+
+    assert (REFERENCE / "findings.md").read_text() == maker["page"](), (
+        "Write the page anew: python docs/reference/make_findings.py"
+    )

@@ -18,7 +18,7 @@ from railcore_execution x cross join lateral (
       when x.status not in ('processing', 'pending', 'completed', 'failed') then 'status_is_known'
       when octet_length(x.fingerprint) <> 32 then 'fingerprint_is_sha256'
       when (x.send_count = 0) <> (x.first_sent_at is null) then 'sends_are_dated'
-      when x.idempotency_key !~ '^[\x21-\x7e]{1,255}$' then 'key_is_printable'
+      when length(x.idempotency_key) not between 1 and 255 or x.idempotency_key ~ '[^\x21-\x7e]' then 'key_is_printable'
       when (x.status = 'pending') <> (x.pending_reason is not null) then 'pending_says_why'
       when (x.status = 'failed') <> (x.failure_code is not null) then 'failed_says_why'
       when x.refused_count > x.send_count then 'sends_are_counted'
