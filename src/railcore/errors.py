@@ -262,7 +262,7 @@ class UnknownProviderError(RailcoreError, LookupError):
 
 @attrs.define(eq=False, slots=False)
 class ExecutionNotFoundError(RailcoreError, LookupError):
-    """No execution has this id; *execution_id* is the key where one was looked for by key."""
+    """No execution has this id, or this key where it was looked for by its key."""
 
     tenant_id: str
     execution_id: UUID | str

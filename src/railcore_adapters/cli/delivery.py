@@ -63,10 +63,7 @@ class ConfiguredSink:
 
     async def deliver(self, event: JournalEvent, /) -> None:
         """Return when the receiver has *event*; raise ``DeliveryError`` otherwise."""
-        async with self._opening:
-            if self.sink is None:
-                await self._open()
-        sink: AsyncEventSink = self.sink
+        sink = await self._opened()
         await sink.deliver(event)
 
     async def __aenter__(self) -> Self:
@@ -86,11 +83,15 @@ class ConfiguredSink:
         if self.sink is not None:
             await self.sink.aclose()
 
-    async def _open(self) -> None:
-        try:
-            self.sink = await self.make().__aenter__()
-        except MisconfiguredError as error:
-            raise DeliveryError(str(error)) from error
+    async def _opened(self) -> AsyncEventSink:
+        async with self._opening:
+            if self.sink is None:
+                try:
+                    self.sink = await self.make().__aenter__()
+                except MisconfiguredError as error:
+                    raise DeliveryError(str(error)) from error
+            sink: AsyncEventSink = self.sink
+            return sink
 
 
 def sink_of(
