@@ -572,6 +572,12 @@ ROW_DEFECTS = {
         "version_disagrees",
         "execution ",
     ),
+    "a change that no event counts": (
+        EVENT,
+        "update railcore_event set version = null where aggregateid = 'plain' and seq = 1",
+        "version_disagrees",
+        "execution ",
+    ),
     "a change that does not follow": (
         EVENT,
         "update railcore_event set from_status = 'pending' where aggregateid = 'plain' and seq = 2",
