@@ -25,13 +25,14 @@ def event_loop() -> Iterator[asyncio.AbstractEventLoop]:
     thread.start()
     try:
         yield loop
-        Blocking(loop)(_rest())
+        Blocking(loop)(rest())
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _rest() -> None:
+async def rest() -> None:
+    """Wait for what is under way: a pool that is closed before would lose connections."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*others, return_exceptions=True)

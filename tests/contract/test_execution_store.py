@@ -13,7 +13,7 @@ from railcore.testing.memory import AsyncInMemoryExecutionStore, InMemoryExecuti
 from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
 from tests.conftest import fresh_database
-from tests.contract.loops import Blocking, event_loop
+from tests.contract.loops import Blocking, event_loop, rest
 
 
 @pytest.fixture(scope="module")
@@ -61,4 +61,5 @@ class TestAsyncPostgres(ExecutionStoreContract):
             run = Blocking(loop)
             engine = create_async_engine(clean_url)
             yield awaited(AsyncSqlExecutionStore(engine), run)
+            run(rest())
             run(engine.dispose())

@@ -16,7 +16,7 @@ from railcore_sqlalchemy import schema
 from railcore_sqlalchemy.outbox import AsyncSqlOutbox, SqlOutbox
 from railcore_sqlalchemy.stores import SqlExecutionStore
 from tests.conftest import fresh_database
-from tests.contract.loops import Blocking, event_loop
+from tests.contract.loops import Blocking, event_loop, rest
 
 AS_RELAY = {"connect_args": {"options": "-c role=railcore_relay -c lock_timeout=500ms"}}
 
@@ -80,4 +80,5 @@ class TestAsyncPostgres(OnPostgres):
             run = Blocking(loop)
             engine = create_async_engine(clean_url, **AS_RELAY)
             yield awaited_outbox(AsyncSqlOutbox(engine), run)
+            run(rest())
             run(engine.dispose())

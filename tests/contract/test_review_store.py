@@ -12,7 +12,7 @@ from railcore.testing.contracts.execution_store import awaited
 from railcore.testing.contracts.review import ReviewStoreContract
 from railcore.testing.memory import AsyncInMemoryExecutionStore, InMemoryExecutionStore
 from railcore_sqlalchemy.stores import AsyncSqlExecutionStore, SqlExecutionStore
-from tests.contract.loops import Blocking, event_loop
+from tests.contract.loops import Blocking, event_loop, rest
 from tests.contract.test_execution_store import clean_url, own_database
 
 __all__ = ["clean_url", "own_database"]  # fixtures
@@ -46,4 +46,5 @@ class TestAsyncPostgres(ReviewStoreContract):
             run = Blocking(loop)
             engine = create_async_engine(clean_url)
             yield awaited(AsyncSqlExecutionStore(engine), run)
+            run(rest())
             run(engine.dispose())

@@ -50,4 +50,5 @@ class TestAsyncOnPostgres(WalletRepositoryContract):
             run = loops.Blocking(loop)
             engine = create_async_engine(wallet_url)
             yield Blocking(AsyncSqlWalletRepository(engine), run)
+            run(loops.rest())
             run(engine.dispose())

@@ -11,7 +11,7 @@ from railcore.ports import WebhookInbox
 from railcore.testing.contracts.webhook_inbox import WebhookInboxContract, awaited
 from railcore.testing.inbox import AsyncInMemoryWebhookInbox, InMemoryWebhookInbox
 from railcore_sqlalchemy.inbox import AsyncSqlWebhookInbox, SqlWebhookInbox
-from tests.contract.loops import Blocking, event_loop
+from tests.contract.loops import Blocking, event_loop, rest
 
 
 class TestInMemory(WebhookInboxContract):
@@ -42,4 +42,5 @@ class TestAsyncPostgres(WebhookInboxContract):
             run = Blocking(loop)
             engine = create_async_engine(database_url, pool_size=10)
             yield awaited(AsyncSqlWebhookInbox(engine), run)
+            run(rest())
             run(engine.dispose())
