@@ -84,6 +84,7 @@ def faults(session: nox.Session) -> None:
     session.run("pytest", "-rP", "tests/faults/test_relay_faults.py", env=lasting)
     session.run("pytest", "-rP", "tests/faults/test_worker_faults.py", env=KILLS)
     session.run("pytest", "-rP", "tests/faults/test_failover.py", "tests/faults/wire")
+    session.run("python", "-m", "tests.faults.wire")
     session.run("pytest", "-rP", "-k", "every_order", "tests/sqlalchemy", env=lasting)
 
 
