@@ -40,6 +40,7 @@ from railcore.ports import WebhookAccounts, WebhookInbox, WebhookProvider
 from railcore.procedures import Procedure, Procedures, ask
 from railcore.redaction import (
     KEPT,
+    MASK,
     chunked,
     kept_reference,
     masked,
@@ -80,7 +81,8 @@ _WORD: Final = re.compile(r"[A-Za-z0-9_\-]+")
 _FRAME: Final = re.compile(rf"{KEPT}(\d{{1,4}}):")
 """Before so many characters of a reference, ``chunked``; before none it stands for itself."""
 
-_COLLECTING: Final = {None, Operation.CHARGE, Operation.CAPTURE}
+_COLLECTING: Final = {Operation.CHARGE, Operation.CAPTURE}
+"""News that does not say what it is of may tell of money that went out: that is for people."""
 
 _APPLIED: Final = Settlement(InboxState.APPLIED)
 
@@ -304,7 +306,9 @@ class Intake:
             reported, provider_ref = result.reported, result.provider_ref
             if result.status is not ResultStatus.SUCCESS or reported is None:
                 continue
-            if provider_ref is not None and reported.amount_minor > 0:
+            if provider_ref is None or MASK in provider_ref:
+                continue  # what was masked when it was stored names nothing at the provider
+            if reported.amount_minor > 0:
                 yield Orphan(
                     tenant_id=item.tenant_id or account.orphan_tenant_id,
                     rail=news.rail or self._only_rail(item.provider),

@@ -758,7 +758,9 @@ def noted(hearing: Hearing) -> Sequence[NotedDiscrepancy]:
 
 
 def test_a_charge_that_never_finds_its_payment_is_noted_once(hearing: Hearing) -> None:
-    hearing.hear({"says": "success", "key": "never", "ref": "ch_9"}, event_id="evt_1")
+    hearing.hear(
+        {"says": "success", "operation": "charge", "key": "never", "ref": "ch_9"}, event_id="evt_1"
+    )
     assert not noted(hearing)
 
     hearing.apply(after_s=259_200)
@@ -772,7 +774,9 @@ def test_a_charge_that_never_finds_its_payment_is_noted_once(hearing: Hearing) -
     assert parked.problem == "it tells of a charge that nobody here asked for"
     assert hearing.inbox.replay("evt_1") == 1
     assert hearing.apply() == 1
-    hearing.hear({"says": "success", "key": "never", "ref": "ch_9"}, event_id="evt_2")
+    hearing.hear(
+        {"says": "success", "operation": "charge", "key": "never", "ref": "ch_9"}, event_id="evt_2"
+    )
     hearing.apply(after_s=259_200)
     assert list(noted(hearing)) == [found]
     assert len(hearing.inbox.parked(10)) == 2
@@ -782,7 +786,7 @@ def test_an_orphan_belongs_to_the_tenant_of_its_account(hearing: Hearing) -> Non
     hearing.accounts.known["main"] = WebhookAccount(
         account="main", secrets=(KEY,), tenant_id="globex", mode=RouteMode.SANDBOX
     )
-    hearing.hear({"says": "success", "key": "never"})
+    hearing.hear({"says": "success", "operation": "charge", "key": "never"})
     hearing.apply(after_s=259_200)
 
     (found,) = noted(hearing)
@@ -795,7 +799,9 @@ def test_an_orphan_belongs_to_the_tenant_of_its_account(hearing: Hearing) -> Non
     [
         {"says": "declined"},
         {"says": "provider_processing"},
-        {"says": "success", "minor": 0},
+        {"says": "success"},
+        {"says": "success", "operation": "charge", "minor": 0},
+        {"says": "success", "operation": "charge", "ref": "x/411111******1111"},
         {"says": "success", "operation": "refund"},
         {"says": "success", "operation": "authorize"},
         {"says": "success", "operation": "void"},
@@ -811,7 +817,7 @@ def test_what_took_no_money_is_no_orphan(hearing: Hearing, said: dict[str, Any])
 
 def test_a_provider_that_is_not_believed_makes_no_orphan(hearing: Hearing) -> None:
     hearing.provider.trust = WebhookTrust.REFETCH
-    hearing.hear({"says": "success", "key": "never"})
+    hearing.hear({"says": "success", "operation": "charge", "key": "never"})
     hearing.apply(after_s=259_200)
 
     assert not noted(hearing)
@@ -824,7 +830,7 @@ def test_an_orphan_that_cannot_be_kept_is_tried_again(
     def fail(*_: object) -> bool:
         raise StoreError("the connection was lost", may_have_committed=True)
 
-    hearing.hear({"says": "success", "key": "never"})
+    hearing.hear({"says": "success", "operation": "charge", "key": "never"})
     with monkeypatch.context() as patch:
         patch.setattr(hearing.host.store, "note_orphan", fail)
         assert hearing.apply(after_s=259_200) == 1
@@ -841,8 +847,14 @@ def test_an_orphan_of_several_rails_is_told_and_not_guessed(
         raise LookupError
 
     monkeypatch.setattr("railcore.intake.Intake._only_rail", several)
-    known = {"says": "success", "key": "other", "ref": "ch_2", "rail": "open_banking_pis"}
-    hearing.hear({"says": "success", "key": "never"}, known)
+    known = {
+        "says": "success",
+        "operation": "charge",
+        "key": "other",
+        "ref": "ch_2",
+        "rail": "open_banking_pis",
+    }
+    hearing.hear({"says": "success", "operation": "charge", "key": "never"}, known)
     hearing.apply(after_s=259_200)
 
     (found,) = noted(hearing)
