@@ -455,9 +455,16 @@ def _safe(body: bytes, references: Collection[str] = ()) -> bytes:
 def _framed(text: str, references: Collection[str]) -> str:
     """Return *text* with references that are not kept as they are in a spelling that is."""
     unsafe = (one for one in references if kept_reference(one) != one)
-    spelled = sorted((one.encode().decode("latin-1") for one in unsafe), key=len, reverse=True)
+    spelled = sorted({way for one in unsafe for way in _spellings(one)}, key=len, reverse=True)
     words = "|".join([re.escape(KEPT), *(rf"(?<!\d){re.escape(one)}(?!\d)" for one in spelled)])
     return re.sub(words, lambda found: _frame(found.group()), text)
+
+
+def _spellings(reference: str) -> Iterator[str]:
+    """Yield the ways in which JSON writes *reference*: as it is or escaped, its slashes too."""
+    for way in (reference.encode().decode("latin-1"), json.dumps(reference)[1:-1]):
+        yield way
+        yield way.replace("/", r"\/")
 
 
 def _frame(word: str) -> str:
