@@ -592,6 +592,7 @@ def _held(execution: PaymentExecution) -> Parameters:
         "tenant_id": execution.tenant_id,
         "execution_id": str(execution.execution_id),
         "token": str(execution.lease.token),
+        "lease_owner": execution.lease.owner,
     }
 
 

@@ -232,7 +232,7 @@ _LEASES = (
     Mutant(
         "a send mark without a lease",
         _SQL + "mark_sent.sql",
-        "lease_owner is not null and",
+        "lease_owner = :lease_owner::text and",
         "",
         (_STORE + "test_who_holds_no_lease_sends_nothing",),
     ),

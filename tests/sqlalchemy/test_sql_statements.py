@@ -373,7 +373,7 @@ def test_a_writer_that_lost_its_lease_marks_and_reschedules_nothing(desk: Desk) 
     row = claim_row(lease_s=0)
     assert desk.claim(row) == "claimed"
     assert desk.run("acquire", {**row, "lease_owner": "worker", "lease_s": 60})
-    zombie = {**row, "token": 1, "lease_s": 60, "next_check_s": 5}
+    zombie = {**row, "lease_owner": "worker", "token": 1, "lease_s": 60, "next_check_s": 5}
     assert desk.run("mark_sent", zombie) == []
     assert desk.run("reschedule", zombie) == []
     holder = {**zombie, "token": 2}

@@ -507,7 +507,8 @@ class InMemoryExecutionStore:
         stored = self.get(execution.tenant_id, execution.execution_id)
         if stored is None or not stored.is_open or stored.lease.owner is None:
             return None
-        return stored if stored.lease.token == execution.lease.token else None
+        mine = (execution.lease.owner, execution.lease.token)
+        return stored if (stored.lease.owner, stored.lease.token) == mine else None
 
     def _in_the_way(
         self, execution: PaymentExecution, refusal: ClaimVerdict

@@ -3,5 +3,5 @@ update railcore_execution set
   lease_owner = null, lease_until = null,
   next_check_at = now() + make_interval(secs => :next_check_s::float8), updated_at = now()
 where tenant_id = :tenant_id::text and execution_id = :execution_id::uuid and lease_token = :token::bigint
-  and lease_owner is not null and status in ('processing', 'pending')
+  and lease_owner = :lease_owner::text and status in ('processing', 'pending')
 returning now() as at, check_count

@@ -32,7 +32,7 @@ from railcore.enums import (
 )
 from railcore.errors import ExecutionNotFoundError, RailcoreError
 from railcore.events import EventType, draft_discrepancy, draft_event
-from railcore.execution import Account, PaymentExecution, PaymentView
+from railcore.execution import Account, Lease, PaymentExecution, PaymentView
 from railcore.failures import PaymentFailureCode
 from railcore.lifecycle import Discrepancy, Fact, FactSource, decide, evolve
 from railcore.money import KWD, SAR, USD, Currency, Money
@@ -723,7 +723,9 @@ class ExecutionStoreContract:
         enqueued(store, "k1")
         (acquired,) = store.acquire_due(due())
         zombie = the(store.mark_sent(acquired.execution, 0.0))
-        held = the(store.acquire(TENANT, zombie.execution_id, "other", 60.0)).execution
+        held = the(
+            store.acquire(TENANT, zombie.execution_id, the(zombie.lease.owner), 60.0)
+        ).execution
 
         assert store.put_back(zombie, 0.0) is False
         assert store.get(TENANT, zombie.execution_id) == held
@@ -764,11 +766,24 @@ class ExecutionStoreContract:
 
     def test_an_old_token_moves_neither_lease_nor_schedule(self, store: ExecutionStore) -> None:
         zombie = abandoned(store, "k1")
-        held = the(store.acquire(TENANT, zombie.execution_id, "worker", 60.0)).execution
+        held = the(
+            store.acquire(TENANT, zombie.execution_id, the(zombie.lease.owner), 60.0)
+        ).execution
 
         assert store.mark_sent(zombie, 60.0) is None
         assert store.reschedule(zombie, 5.0) is False
         assert store.get(TENANT, zombie.execution_id) == held
+
+    def test_a_token_that_was_given_twice_is_its_owners(self, store: ExecutionStore) -> None:
+        """As after a failover that lost commits: the same number, another holder."""
+        waiting = abandoned(store, "k1")
+        held = the(store.acquire(TENANT, waiting.execution_id, "worker", 60.0)).execution
+        other = held.changed(lease=Lease("other", held.lease.token, held.lease.until))
+
+        assert store.mark_sent(other, 60.0) is None
+        assert store.reschedule(other, 5.0) is False
+        assert store.put_back(other, 0.0) is False
+        assert store.get(TENANT, held.execution_id) == held
 
     def test_an_old_token_brings_news_all_the_same(self, store: ExecutionStore) -> None:
         zombie = abandoned(store, "k1")
