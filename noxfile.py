@@ -78,7 +78,7 @@ def can_install(session: nox.Session) -> bool:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill relays for a minute, or for so many seconds (`-- 600`), and workers 230 times."""
+    """Kill relays (`-- 600`: for so many seconds) and workers; break every message; minutes."""
     install_for_tests(session)
     lasting = {"RAILCORE_FAULTS": session.posargs[0] if session.posargs else "60"}
     session.run("pytest", "-rP", "tests/faults/test_relay_faults.py", env=lasting)
