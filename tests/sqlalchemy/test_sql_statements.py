@@ -29,6 +29,15 @@ def desk(shared_url: str) -> Iterator[Desk]:
     made.close()
 
 
+@pytest.fixture
+def fresh_desk(postgres_url: str, template_database: str) -> Iterator[Desk]:
+    """A desk whose tables nobody has written to, so autovacuum has not counted their rows."""
+    with fresh_database(postgres_url, template=template_database) as url:
+        made = Desk(url)
+        yield made
+        made.close()
+
+
 @pytest.fixture(params=["single", "many"])
 def form(request: pytest.FixtureRequest, desk: Desk) -> "Form":
     return Form(desk, many=request.param == "many")
@@ -452,12 +461,12 @@ HOT = (
 
 
 @pytest.mark.parametrize("name", HOT)
-def test_a_fresh_table_is_read_by_its_whole_keys(desk: Desk, name: str) -> None:
+def test_a_fresh_table_is_read_by_its_whole_keys(fresh_desk: Desk, name: str) -> None:
     ready = statement(name)
-    desk.sql("set plan_cache_mode = force_generic_plan")
-    desk.sql(f"prepare it as {ready.numbered}")
+    fresh_desk.sql("set plan_cache_mode = force_generic_plan")
+    fresh_desk.sql(f"prepare it as {ready.numbered}")
     nothing = ", ".join(["null"] * len(ready.names))
-    plan = [str(row["QUERY PLAN"]) for row in desk.sql(f"explain execute it({nothing})")]
+    plan = [str(row["QUERY PLAN"]) for row in fresh_desk.sql(f"explain execute it({nothing})")]
     conditions = [line for line in plan if "Index Cond" in line]
     scans = [line for line in plan if "Scan" in line and " on railcore_" in line]
     assert len(scans) == len(conditions) > 0, plan
