@@ -50,6 +50,19 @@ def clock_library() -> str | None:
     return str(found[0]) if found else None
 
 
+def _shifted(clock_s: int) -> tuple[str, ...]:
+    """
+    Return what to put before a command so that it sees a clock so far ahead.
+
+    The library is loaded by the command alone: what it shares with a process of another user before
+    it, it could not open.
+    """
+    env, library = shutil.which("env"), clock_library()
+    if env is None or library is None:
+        return ()
+    return (env, f"LD_PRELOAD={library}", f"FAKETIME={clock_s:+d}s", "DONT_FAKE_MONOTONIC=1")
+
+
 @attrs.define
 class Cluster:
     """One data folder, and the server on it while it runs."""
@@ -83,10 +96,7 @@ class Cluster:
     def start(self, clock_s: int = 0) -> None:
         """Start the server, with its clock so far ahead, and wait until it answers."""
         environment = {name: one for name, one in os.environ.items() if not name.startswith("PG")}
-        library = clock_library()
-        if clock_s and library:
-            shifted = {"LD_PRELOAD": library, "FAKETIME": f"{clock_s:+d}s"}
-            environment |= {**shifted, "DONT_FAKE_MONOTONIC": "1"}
+        shifted = _shifted(clock_s) if clock_s else ()
         settings = {**SETTINGS, "unix_socket_directories": str(self.run)}
         words = [f"{name}={value}" for name, value in settings.items()]
         server = [self.bindir / "postgres", "-D", self.data]
@@ -94,6 +104,7 @@ class Cluster:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", "-c", GUARD, str(self.uid), str(self.gid)),
+                    *shifted,
                     *map(str, server),
                     *(part for word in words for part in ("-c", word)),
                 ],
