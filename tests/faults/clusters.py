@@ -156,12 +156,14 @@ class Cluster:
         return int(found[0][0])
 
     def promote(self) -> None:
-        """Become a primary."""
+        """Become a primary; a standby that replays may refuse even to be asked."""
         until_s = time.monotonic() + _READY_S
-        while self.ask("select pg_is_in_recovery()") == [(True,)]:
-            assert time.monotonic() < until_s, self.log_tail()
+        while True:
             with suppress(psycopg.Error):
+                if self.ask("select pg_is_in_recovery()") == [(False,)]:
+                    return
                 self.ask("select pg_promote(true, 20)")
+            assert time.monotonic() < until_s, self.log_tail()
 
     def fill(self) -> None:
         """Leave no room on the disk of its own."""
