@@ -13,7 +13,8 @@ nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
-ALL_EXTRAS = ".[cli,embedded,faststream,httpx,hyperpay,migrations,paypal,sqlalchemy,structlog,testing]"
+EXTRAS = "cli,embedded,faststream,httpx,hyperpay,migrations,paypal,sqlalchemy,structlog,testing"
+ALL_EXTRAS = f".[{EXTRAS}]"
 KILLS = {"RAILCORE_FAULT_KILLS": "210"}
 # The examples of one page build on one another, so one process runs them all.
 IN_PARALLEL = ("-n", "2", "--dist", "loadscope")
@@ -78,21 +79,23 @@ def can_install(session: nox.Session) -> bool:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kill relays (`-- 600`: for so many seconds) and workers; break every message; minutes."""
+    """Kill, freeze, crash, fail over, break every message (`-- 600`: relays for so long); long."""
     install_for_tests(session)
     lasting = {"RAILCORE_FAULTS": session.posargs[0] if session.posargs else "60"}
     session.run("pytest", "-rP", "tests/faults/test_relay_faults.py", env=lasting)
     session.run("pytest", "-rP", "tests/faults/test_worker_faults.py", env=KILLS)
     session.run("pytest", "-rP", "tests/faults/test_failover.py", "tests/faults/wire")
+    session.run("pytest", "-rP", "tests/faults/test_chaos.py", env={"RAILCORE_CHAOS": "20160"})
     session.run("python", "-m", "tests.faults.wire")
     session.run("pytest", "-rP", "-k", "every_order", "tests/sqlalchemy", env=lasting)
 
 
 @nox.session
 def simulation(session: nox.Session) -> None:
-    """Search all that can happen to one payment, ten minutes a scenario at most (`-- 60`)."""
+    """Search all that can happen to one payment, and play many at random, ten minutes each."""
     install_for_tests(session)
-    lasting = {"RAILCORE_SEARCH_S": session.posargs[0] if session.posargs else "600"}
+    lasting_s = session.posargs[0] if session.posargs else "600"
+    lasting = {"RAILCORE_SEARCH_S": lasting_s, "RAILCORE_SIMULATION_S": lasting_s}
     session.run("pytest", "-rP", "--timeout=0", "tests/simulation", env=lasting)
 
 

@@ -257,9 +257,7 @@ class Kernel:
             return self._unknown(
                 execution, PaymentFailureCode.PROVIDER_TIMEOUT, result.retry_after_s
             )
-        return Fact(
-            result=result, source=FactSource.CALL, phase=execution.phase, is_own_try=own_try
-        )
+        return Fact(result=result, source=FactSource.CALL, phase=execution.phase, is_fenced=own_try)
 
     def fact_of_exception(self, execution: PaymentExecution) -> Fact:
         """Return what an exception during a call proves: nothing (rule R5)."""
@@ -349,7 +347,7 @@ class Kernel:
             next_check_s=None
             if after.status.is_terminal
             else self.next_check_s(after, fact.result.retry_after_s),
-            is_fenced=fact.is_own_try,
+            is_fenced=fact.is_fenced,
         )
 
     def next_check_s(
@@ -459,7 +457,8 @@ class Kernel:
             return Resend()
         if absence_is_proof(execution, can, at):
             failed = RailResult.failed(PaymentFailureCode.NETWORK_ERROR)
-            return Record(Fact(result=failed, source=FactSource.LOOKUP, phase=execution.phase))
+            lookup = FactSource.LOOKUP  # fenced: whoever holds the lease now may have sent since
+            return Record(Fact(result=failed, source=lookup, phase=execution.phase, is_fenced=True))
         return self._nothing_new(
             execution, _until_proof_s(execution, can, at) or self.next_check_s(execution)
         )

@@ -97,8 +97,8 @@ class Fact:
         phase: The step that it speaks of.
         actor: The named operator, for ``operator``.
         evidence: What the operator goes by, as opaque references.
-        is_own_try: It speaks only for the try of whoever brings it (their request never left), so
-            that it counts only while they hold the lease.
+        is_fenced: It speaks only for the tries that whoever brings it knew of (their request never
+            left; the provider had not seen any), so that it counts only while they hold the lease.
     """
 
     result: RailResult = attrs.field(validator=_checks.one_of(RailResult))
@@ -106,7 +106,7 @@ class Fact:
     phase: int = attrs.field(default=0, validator=_checks.whole_number(0, most=_LAST_PHASE))
     actor: str | None = attrs.field(default=None, validator=_checks.text(128, optional=True))
     evidence: str | None = attrs.field(default=None, validator=_checks.reference(255))
-    is_own_try: bool = attrs.field(default=False, validator=_checks.one_of(bool))
+    is_fenced: bool = attrs.field(default=False, validator=_checks.one_of(bool))
 
 
 class DiscrepancyKind(StrEnum):

@@ -436,7 +436,7 @@ class Procedures:
                 if stored is not None:
                     return stored
                 fresh = yield from self.get(execution.tenant_id, execution.execution_id)
-                if fact.is_own_try and fresh.lease.token != lease.token:
+                if fact.is_fenced and fresh.lease.token != lease.token:
                     return fresh
                 execution = fresh.changed(lease=lease)
         except (StoreError, InProgressError, ExecutionNotFoundError) as error:

@@ -83,9 +83,9 @@ class Recording:
         after: The same, evolved.
         event: Its event.
         next_check_s: Seconds until somebody looks again; None exactly when ``after`` is terminal.
-        is_fenced: Whether the news speaks only for the writer's own try (it never left), so that it
-            counts only while ``before.lease.token`` still holds the lease. A provider's answer is
-            news from anybody.
+        is_fenced: Whether the news speaks only for the tries that the writer knew of (its own never
+            left; the provider had not seen any), so that it counts only while
+            ``before.lease.token`` still holds the lease. A provider's answer is news from anybody.
     """
 
     before: PaymentExecution

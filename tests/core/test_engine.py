@@ -44,6 +44,7 @@ from tests.core.hosts import (
     ROUTES,
     AsyncFakeRail,
     Host,
+    find_nothing,
     lost,
     nothing,
     raises,
@@ -820,6 +821,25 @@ def test_uo5_a_zombie_between_lookup_and_resend_sends_nothing(host: Host) -> Non
 
     assert after.status is COMPLETED
     assert len(host.rail.sent) == 1
+
+
+def test_uo5_what_a_zombie_did_not_find_proves_nothing_of_a_later_send(host: Host) -> None:
+    host.rail.answer = always(TIMEOUT)
+    row = host.execute(context())
+    host.clock.advance(300)  # silence proves something from 185 s on, resends are over at 475 s
+
+    def freeze(execution: PaymentExecution) -> RailResult:
+        host.rail.lookup = find_nothing
+        host.clock.advance(61)
+        assert host.twin().refresh(execution).send_count == 2
+        host.clock.advance(120)
+        return RailResult.absent()
+
+    host.rail.lookup = freeze
+    after = host.refresh(row)
+
+    assert (after.status, after.pending_reason) == (PENDING, PendingReason.OUTCOME_UNKNOWN)
+    assert len(host.rail.sent) == 2
 
 
 def test_two_processes_that_refresh_at_once_resend_once() -> None:

@@ -256,7 +256,7 @@ def test_proven_absence_is_a_network_error() -> None:
 
     assert isinstance(after, Record)
     assert after.fact.result.failure is PaymentFailureCode.NETWORK_ERROR
-    assert not after.fact.is_own_try
+    assert after.fact.is_fenced
 
 
 def test_unproven_absence_waits_until_it_is_proven() -> None:
@@ -302,7 +302,7 @@ def test_a_processing_execution_that_is_not_found_becomes_an_unknown() -> None:
 def test_the_first_try_may_fail_for_reasons_of_its_own(code: Any) -> None:
     fact = kernel().fact_of_answer(execution(send_count=1), RailResult.failed(code))
 
-    assert (fact.result.failure, fact.is_own_try) == (code, True)
+    assert (fact.result.failure, fact.is_fenced) == (code, True)
 
 
 @pytest.mark.parametrize("code", OWN_TRY_CODES)
@@ -311,7 +311,7 @@ def test_a_repeated_try_says_nothing_about_the_first(code: Any, send_count: int)
     fact = kernel().fact_of_answer(execution(send_count=send_count), RailResult.failed(code))
 
     assert fact.result.pending_reason is PendingReason.OUTCOME_UNKNOWN
-    assert not fact.is_own_try
+    assert not fact.is_fenced
 
 
 @pytest.mark.parametrize("code", PROVIDERS_CODES)
@@ -319,7 +319,7 @@ def test_a_repeated_try_says_nothing_about_the_first(code: Any, send_count: int)
 def test_a_providers_refusal_counts_for_every_try(code: Any, send_count: int) -> None:
     fact = kernel().fact_of_answer(execution(send_count=send_count), RailResult.failed(code))
 
-    assert (fact.result.failure, fact.is_own_try) == (code, False)
+    assert (fact.result.failure, fact.is_fenced) == (code, False)
 
 
 @pytest.mark.parametrize("send_count", [1, 2])
@@ -328,7 +328,7 @@ def test_a_success_counts_whoever_asked(send_count: int) -> None:
         execution(send_count=send_count), RailResult.success("ch_1", ASKED)
     )
 
-    assert not fact.is_own_try
+    assert not fact.is_fenced
 
 
 @pytest.mark.parametrize("send_count", [1, 2])
@@ -342,7 +342,7 @@ def test_an_exception_proves_nothing(send_count: int) -> None:
 def test_a_first_try_that_never_left_is_a_network_error() -> None:
     fact = kernel().fact_of_silence(execution(send_count=1))
 
-    assert (fact.result, fact.is_own_try) == (NETWORK_ERROR, True)
+    assert (fact.result, fact.is_fenced) == (NETWORK_ERROR, True)
 
 
 def test_a_repeated_try_that_never_left_stays_unknown() -> None:

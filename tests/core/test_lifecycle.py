@@ -331,7 +331,7 @@ def test_different_contradictions_have_different_ids() -> None:
         {"result": RailResult.success("ch_1", ASKED), "source": FactSource.CALL, "phase": True},
         {"result": RailResult.success("ch_1", ASKED), "source": FactSource.CALL, "phase": 2**15},
         {"result": RailResult.success("ch_1", ASKED), "source": FactSource.CALL, "actor": "a b"},
-        {"result": RailResult.success("ch_1", ASKED), "source": FactSource.CALL, "is_own_try": 1},
+        {"result": RailResult.success("ch_1", ASKED), "source": FactSource.CALL, "is_fenced": 1},
     ],
 )
 def test_a_fact_is_what_it_says(values: dict[str, Any]) -> None:

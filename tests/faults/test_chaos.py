@@ -263,6 +263,7 @@ def test_cp4_ob3_chaos_loses_nothing_and_charges_nobody_twice(
         director.run()
         ask, counted = director.servers.primary.ask, director.counted
         rows = ask("select idempotency_key, provider_key, status from railcore_execution")
+        wrong = wrongly_ended(director, railcore_sandbox)
         gaps = ask("""
             select count(*) from railcore_payment p where seq <>
               (select count(*) from railcore_event e where e.aggregateid = p.payment_id)
@@ -283,6 +284,7 @@ def test_cp4_ob3_chaos_loses_nothing_and_charges_nobody_twice(
 
     assert {row[0] for row in rows} == {f"pay-{number}" for number in range(EXECUTIONS)}
     assert not counted["double charges"]
+    assert not wrong
     assert {key for _, key, status in rows if status == "completed"} == set(charged)
     refused = {token(int(key.removeprefix("pay-"))) for key, _, it in rows if it == "failed"}
     assert {status for _, _, status in rows} <= {"completed", "failed"}
@@ -290,6 +292,26 @@ def test_cp4_ob3_chaos_loses_nothing_and_charges_nobody_twice(
     assert gaps == [(0,)]
     assert invoices == {f"pay-{number}" for number in range(EXECUTIONS) if is_enqueued(number)}
     assert not fences.breaches(watched)
+
+
+def wrongly_ended(director: Director, sandbox: Sandbox) -> list[tuple[Any, ...]]:
+    """Return what failed here and was charged there, with all that tells why."""
+    charged = sandbox.ledger.by_reference()
+    failed = director.servers.primary.ask("""
+        select idempotency_key, provider_key, failure_code, cause_code, send_count, refused_count,
+          lease_token, created_at, first_sent_at, last_sent_at, updated_at, provider_response,
+          (select json_agg(payload order by seq) from railcore_event e
+            where e.execution_id = x.execution_id)
+        from railcore_execution x where status = 'failed'
+    """)
+    asked = defaultdict[str, list[str]](list)
+    for one in sandbox.ledger.requests:
+        asked[one.reference].append(f"{one.at:%H:%M:%S.%f} {one.fault}")
+    return [
+        (*row, asked[row[1]], [f"{one.at:%H:%M:%S.%f}" for one in charged[row[1]]], director.since)
+        for row in failed
+        if row[1] in charged
+    ]
 
 
 def judge_sink(director: Director, journal: dict[tuple[str, int], Any]) -> None:

@@ -230,9 +230,16 @@ _PROVING = (
     Mutant(
         "a zombie's try that never left counts",
         _KERNEL,
-        "is_fenced=fact.is_own_try",
+        "is_fenced=fact.is_fenced",
         "is_fenced=False",
         (_OF_ENGINE + "test_a_zombies_try_that_never_left_fails_nothing_while_another_is_at_it",),
+    ),
+    Mutant(
+        "what a zombie did not find counts",
+        _KERNEL,
+        "phase=execution.phase, is_fenced=True)",
+        "phase=execution.phase)",
+        (_OF_ENGINE + "test_uo5_what_a_zombie_did_not_find_proves_nothing_of_a_later_send",),
     ),
     Mutant(
         "R2: a deadline that never passes",

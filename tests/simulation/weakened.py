@@ -231,7 +231,7 @@ def one_try_speaks_for_all(patch: Patch) -> None:
         own = (
             result.failure is not None and result.failure.category is not FailureCategory.PERMANENT
         )
-        return Fact(result=result, source=FactSource.CALL, phase=execution.phase, is_own_try=own)
+        return Fact(result=result, source=FactSource.CALL, phase=execution.phase, is_fenced=own)
 
     patch.setattr(Kernel, "fact_of_answer", fact_of_answer)
 

@@ -1,7 +1,7 @@
 -- Record what became of a charge or an authorization: one row of verdict (recorded | stale), seq, held, at.
 -- held says whether :token was the newest. The values are stored as they are given.
 -- The guard is status and version, not the lease: the answer of a writer that lost its lease is news like any other.
--- What speaks only for the writer's own try (it never left) is fenced: it counts from the holder of the lease alone.
+-- What speaks only for tries that the writer knew of (never left, never seen) is fenced: the holder alone may say it.
 -- Only the holder's token clears the lease and moves the schedule; a finished execution is never due.
 with x as (
   update railcore_execution set
