@@ -114,3 +114,36 @@ def test_a_payer_is_told_nothing_about_the_host_or_the_provider(code: PaymentFai
 @pytest.mark.parametrize("code", sorted(AMBIGUOUS))
 def test_a_payer_is_never_told_that_a_doubtful_payment_failed(code: PaymentFailureCode) -> None:
     assert code.message_key == "payment.failure.being_checked"
+
+
+PUBLISHED = {
+    "network_error": ("transient", "retry_later", "try_later"),
+    "provider_unavailable": ("transient", "retry_later", "try_later"),
+    "rate_limited": ("transient", "retry_later", "try_later"),
+    "provider_timeout": ("transient", "look_up", "being_checked"),
+    "declined": ("permanent", "use_another_instrument", "declined"),
+    "insufficient_funds": ("permanent", "use_another_instrument", "insufficient_funds"),
+    "authentication_failed": ("permanent", "use_another_instrument", "authentication_failed"),
+    "instrument_invalid": ("permanent", "use_another_instrument", "instrument_invalid"),
+    "risk_rejected": ("permanent", "use_another_instrument", "declined"),
+    "cancelled": ("permanent", "use_another_instrument", "cancelled"),
+    "configuration_error": ("configuration", "fix_configuration", "unavailable"),
+    "invalid_credentials": ("configuration", "fix_configuration", "unavailable"),
+    "route_not_found": ("configuration", "fix_configuration", "unavailable"),
+    "unsupported_operation": ("configuration", "fix_configuration", "unavailable"),
+    "invalid_response": ("internal", "investigate", "being_checked"),
+    "internal_error": ("internal", "investigate", "unavailable"),
+}
+"""What hosts store, branch on and translate: none of it may change."""
+
+
+@pytest.mark.parametrize("code", PaymentFailureCode)
+def test_what_hosts_store_and_translate_stays(code: PaymentFailureCode) -> None:
+    category, advice, text = PUBLISHED[code.value]
+
+    assert (code.category.value, code.advice.value) == (category, advice)
+    assert code.message_key == f"payment.failure.{text}"
+
+
+def test_certainty_is_stored_by_these_names() -> None:
+    assert [one.value for one in Certainty] == ["definite", "ambiguous"]
