@@ -89,30 +89,6 @@ def check_follow_up(
     _check_parts(context, parent, executions, route)
 
 
-def check_contradicted(
-    context: PaymentContext,
-    executions: Sequence[PaymentExecution],
-    noted: Sequence[NotedDiscrepancy],
-) -> None:
-    """
-    Check that no failed follow-up of the payment may have moved money after all.
-
-    Args:
-        noted: The discrepancies of the payment.
-
-    Raises:
-        InDoubtError: One may have: people have to resolve that first.
-    """
-    failed = {
-        one.execution_id
-        for one in executions
-        if one.status is ExecutionStatus.FAILED and one.operation.follows_a_parent
-    }
-    doubtful = [one for one in noted if one.is_in_dispute and one.execution_id in failed]
-    if doubtful:
-        raise disputed(context, doubtful)
-
-
 def disputed(context: PaymentContext, noted: Sequence[NotedDiscrepancy]) -> InDoubtError:
     """Return that people have to resolve *noted* first."""
     found = dict.fromkeys(one.execution_id for one in noted if one.execution_id is not None)

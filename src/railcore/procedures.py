@@ -34,7 +34,7 @@ from railcore.errors import (
 from railcore.events import draft_discrepancy
 from railcore.execution import Lease, PaymentExecution
 from railcore.failures import PaymentFailureCode
-from railcore.follow_ups import check_contradicted, disputed
+from railcore.follow_ups import disputed
 from railcore.kernel import Kernel, Plan, Record, Resend, Wait, tells
 from railcore.lifecycle import Decision, Fact, FactSource, decide
 from railcore.observability import Observed, execution_observed, rail_observed
@@ -328,10 +328,6 @@ class Procedures:
         executions = yield from ask(
             lambda: self.store.executions(context.tenant_id, context.payment_id)
         )
-        noted = yield from ask(
-            lambda: self.store.discrepancies_of(context.tenant_id, context.payment_id)
-        )
-        check_contradicted(context, executions, noted)
         return self.kernel.plan_follow_up(context, parent, payment, executions, send_before)
 
     def _send_again(self, execution: PaymentExecution) -> Procedure[PaymentExecution]:

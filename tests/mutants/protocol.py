@@ -366,13 +366,6 @@ _KNOWING = (
         (_OF_FOLLOW_UPS + "test_a_first_refund_that_took_place_is_found_before_a_second",),
     ),
     Mutant(
-        "R6: a refund beside one that may have taken place after all",
-        _PROCEDURES,
-        "        check_contradicted(context,",
-        "        (lambda *_: None)(context,",
-        (_OF_REVIEW + "test_a_late_refund_stands_in_the_way_until_somebody_resolves_it",),
-    ),
-    Mutant(
         "one person approves twice",
         _CORE + "rails/manual.py",
         "one.actor.casefold() == mine.actor.casefold()",

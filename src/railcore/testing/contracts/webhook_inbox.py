@@ -13,9 +13,10 @@ An asynchronous inbox takes part through ``awaited``.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 from typing import Any, Final, cast
 
 import attrs
@@ -185,14 +186,18 @@ class WebhookInboxContract:
         assert Counter(verdicts) == {InboxVerdict.ACCEPTED: 1, InboxVerdict.DUPLICATE: 63}
 
     def test_no_two_take_the_same(self, inbox: WebhookInbox) -> None:
-        for number in range(40):
-            inbox.receive(item_of(f"evt_{number}"), 0)
+        together = Barrier(8)
+
+        def due(_: int) -> Sequence[InboxItem]:
+            together.wait(30)
+            return inbox.due(10, 60)
 
         with ThreadPoolExecutor(8) as pool:
-            taken = list(pool.map(lambda _: inbox.due(10, 60), range(8)))
-
-        names = [one.event_id for part in taken for one in part]
-        assert len(names) == len(set(names)) == 40
+            for round_ in range(10):  # without a lock, only a few of them show it
+                for number in range(40):
+                    inbox.receive(item_of(f"evt_{round_}_{number}"), 0)
+                names = [one.event_id for part in pool.map(due, range(8)) for one in part]
+                assert len(names) == len(set(names))
 
 
 def awaited(
