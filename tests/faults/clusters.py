@@ -28,6 +28,8 @@ SETTINGS = {
     "listen_addresses": "",
     "max_connections": "200",
     "max_parallel_workers_per_gather": "0",
+    "max_standby_archive_delay": "0",  # a question to a standby never keeps it from replaying
+    "max_standby_streaming_delay": "0",
     "max_wal_size": "256MB",
     "synchronous_commit": "on",
     "wal_keep_size": "128MB",
@@ -41,7 +43,7 @@ if uid >= 0:
 ctypes.CDLL(None).prctl(1, signal.SIGQUIT)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-_READY_S = 60
+_READY_S = 120
 
 
 def clock_library() -> str | None:
