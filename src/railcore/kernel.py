@@ -58,7 +58,8 @@ class EngineSettings:
             chance over all of their length: what broke together does not come back together.
         send_within_s: For how long enqueued work may be sent, where its caller does not say.
         recovery_since: When a database came back that may have lost its last commits (a restored
-            copy, a failover): what was enqueued before is looked up before it is first sent.
+            copy, a failover): what was enqueued before is looked up before it is first sent, and
+            no try that never left fails a payment, since its key may have been sent before.
         breaker: When the provider's accounts are left alone; None never does so.
     """
 
@@ -248,12 +249,14 @@ class Kernel:
 
         The answer to a *repeated* request speaks for the first one only where the provider
         consulted the key: a refusal for want of credentials, capacity or connection says nothing
-        about the try before it.
+        about the try before it. Nor about one that a database has forgotten: after a recovery, the
+        key may have been sent under a claim that was lost.
         """
         own_try = (
             result.failure is not None and result.failure.category is not FailureCategory.PERMANENT
         )
-        if own_try and execution.tries > 1:
+        may_be_another = execution.tries > 1 or self.settings.recovery_since is not None
+        if own_try and may_be_another:
             return self._unknown(
                 execution, PaymentFailureCode.PROVIDER_TIMEOUT, result.retry_after_s
             )

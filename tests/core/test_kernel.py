@@ -345,6 +345,13 @@ def test_a_first_try_that_never_left_is_a_network_error() -> None:
     assert (fact.result, fact.is_fenced) == (NETWORK_ERROR, True)
 
 
+def test_db2_a_first_try_that_never_left_proves_nothing_after_a_recovery() -> None:
+    restored = attrs.evolve(kernel(), settings=EngineSettings(recovery_since=NOW))
+    fact = restored.fact_of_silence(execution(send_count=1))
+
+    assert fact.result.pending_reason is PendingReason.OUTCOME_UNKNOWN
+
+
 def test_a_repeated_try_that_never_left_stays_unknown() -> None:
     fact = kernel().fact_of_silence(execution(send_count=2))
 

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import psycopg
@@ -63,7 +64,7 @@ def is_enqueued(number: int) -> bool:
     return number % 3 == 0
 
 
-async def host(ground: Ground, orders: Sequence[int]) -> int:
+async def host(ground: Ground, orders: Sequence[int], recovery_since: datetime | None) -> int:
     """Ask for *orders*, or hear webhooks only, until told to stop; return the exit status."""
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
@@ -78,6 +79,7 @@ async def host(ground: Ground, orders: Sequence[int]) -> int:
         at_once=16,
         owner=owner,
         webhooks=hearing(ground.lease_s),
+        recovery_since=recovery_since,
         role=ground.role,
         relay_role=ground.relay_role,
     )

@@ -295,12 +295,13 @@ def be(ground: Ground, told: Any) -> None:
 
 
 async def _be(ground: Ground, told: Any) -> int:
+    duties, since = told.pop("duties", None), told.pop("recovery_since", None)
+    recovery_since = since and datetime.fromisoformat(since)
     if (orders := told.pop("orders", None)) is not None:
         from tests.faults.host_process import host
 
-        return await host(ground, orders)
-    duties, since = told.pop("duties", None), told.pop("recovery_since", None)
-    await work(ground, Fate(**told), duties, since and datetime.fromisoformat(since))
+        return await host(ground, orders, recovery_since)
+    await work(ground, Fate(**told), duties, recovery_since)
     return 0
 
 

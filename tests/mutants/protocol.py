@@ -223,7 +223,7 @@ _PROVING = (
     Mutant(
         "a second try speaks for the first",
         _KERNEL,
-        "if own_try and execution.tries > 1:",
+        "if own_try and may_be_another:",
         "if False:",
         (_OF_ENGINE + "test_a_resend_that_never_left_fails_nothing",),
     ),
