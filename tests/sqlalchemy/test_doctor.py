@@ -769,7 +769,7 @@ ROW_DEFECTS = {
 
 
 @pytest.mark.parametrize("defect", ROW_DEFECTS)
-def test_it_finds_in_the_rows(visitor: Visitor, defect: str) -> None:
+def test_db6_it_finds_in_the_rows(visitor: Visitor, defect: str) -> None:
     table, statement, code, subject = ROW_DEFECTS[defect]
 
     found = visitor.findings_after(*switched_off(table, statement))

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.usefixtures("own_sessions")
 
 
 async def played(
-    url: str, *names: str, colours: Sequence[str] = ("async",), sample: int = 16
+    url: str,
+    *names: str,
+    colours: Sequence[str] = ("async",),
+    sample: int = 16,
+    pairs: bool = False,
 ) -> list[Tally]:
     with StubProvider() as provider, matrix.databases(url, 3) as urls:
         wanted = [
@@ -28,7 +32,7 @@ async def played(
             for kind in matrix.kinds(provider, names)
             if kind.colour in colours and kind.behaviour.name == "answers"
         ]
-        return await matrix.run(urls, provider, wanted, sample=sample, seed=SEED)
+        return await matrix.run(urls, provider, wanted, sample=sample, seed=SEED, pairs=pairs)
 
 
 async def test_cp1_cp2_a_break_at_any_message_settles_without_a_double_charge(
@@ -39,6 +43,13 @@ async def test_cp1_cp2_a_break_at_any_message_settles_without_a_double_charge(
 
     assert [matrix.line(one) for one in tallies if one.findings] == []
     assert sum(one.struck for one in tallies) == sum(one.run for one in tallies) == 160
+
+
+async def test_cp3_a_second_break_in_the_recovery_changes_nothing(postgres_url: str) -> None:
+    tallies = await played(postgres_url, *matrix.IN_PAIRS, sample=8, pairs=True)
+
+    assert [matrix.line(one) for one in tallies if one.findings] == []
+    assert sum(one.struck for one in tallies) == sum(one.run for one in tallies) > 8
 
 
 async def test_the_matrix_sees_a_lost_answer_that_is_called_a_failure(
