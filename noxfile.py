@@ -120,6 +120,14 @@ def mutants(session: nox.Session) -> None:
     session.run("python", "-m", "tests.mutants.run", *(session.posargs or ("--jobs", "2")))
 
 
+@nox.session(name="core-mutants")
+def core_mutants(session: nox.Session) -> None:
+    """Change every table, default and line of modules of the core, one thing at a time; hours."""
+    install_for_tests(session)
+    session.install(*CONSTRAINTS, *group("mutants"))
+    session.run("python", "-m", "tests.mutants.mutate", *session.posargs)
+
+
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and show which lines and branches no test takes."""
@@ -154,7 +162,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check the types of source and tests with mypy --strict, then the source with pyright."""
     install_for_tests(session)
-    session.install(*CONSTRAINTS, *group("types"))
+    session.install(*CONSTRAINTS, *group("types"), *group("mutants"))
     session.run("mypy", *session.posargs)
     session.run("pyright", "--pythonpath", session.virtualenv.bin + "/python")
 
