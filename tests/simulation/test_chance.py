@@ -20,6 +20,7 @@ RARE = {
     "no send deadline (R2)",
     "a resend by what the clock showed before the lookup (R3)",
     "absence counted from the first send (R4)",
+    "absence counted up to the answer (R4)",
     "the refusal of one try speaks for all (R5)",
     "a 500 is a failure (R5)",
 }
