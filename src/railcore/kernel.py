@@ -59,7 +59,7 @@ class EngineSettings:
         send_within_s: For how long enqueued work may be sent, where its caller does not say.
         recovery_since: When a database came back that may have lost its last commits (a restored
             copy, a failover): what was enqueued before is looked up before it is first sent, and
-            no try that never left fails a payment, since its key may have been sent before.
+            nothing fails for not having been sent before the provider was asked about its key.
         breaker: When the provider's accounts are left alone; None never does so.
     """
 
@@ -249,14 +249,14 @@ class Kernel:
 
         The answer to a *repeated* request speaks for the first one only where the provider
         consulted the key: a refusal for want of credentials, capacity or connection says nothing
-        about the try before it. Nor about one that a database has forgotten: after a recovery, the
-        key may have been sent under a claim that was lost.
+        about the try before it. After a recovery every try counts as repeated: its key may have
+        been sent under a claim that was lost.
         """
         own_try = (
             result.failure is not None and result.failure.category is not FailureCategory.PERMANENT
         )
-        may_be_another = execution.tries > 1 or self.settings.recovery_since is not None
-        if own_try and may_be_another:
+        is_recovering = self.settings.recovery_since is not None
+        if own_try and execution.tries > (0 if is_recovering else 1):
             return self._unknown(
                 execution, PaymentFailureCode.PROVIDER_TIMEOUT, result.retry_after_s
             )
@@ -317,10 +317,22 @@ class Kernel:
             return None
         return (execution.send_before - self.clock.now()).total_seconds()
 
-    def is_from_before_recovery(self, execution: PaymentExecution) -> bool:
-        """Whether a send of it may have been forgotten by a database that lost commits."""
+    def is_too_late(self, execution: PaymentExecution) -> bool:
+        """Whether the time is over in which enqueued work may be sent."""
+        left_s = self.send_left_s(execution)
+        return left_s is not None and left_s <= 0
+
+    def looks_up_first(self, execution: PaymentExecution) -> bool:
+        """
+        Whether unsent work is looked up: a database that lost commits may have forgotten a send.
+
+        That is so for what is older than the recovery, before it is sent; and for all that comes
+        too late to be sent, before it fails, since its key may have been sent under a lost claim.
+        """
         since, created_at = self.settings.recovery_since, execution.created_at
-        return since is not None and created_at is not None and created_at < since
+        if since is None or created_at is None:
+            return False
+        return created_at < since or self.is_too_late(execution)
 
     def after_recovery_lookup(
         self, execution: PaymentExecution, result: RailResult, at: datetime
@@ -330,9 +342,8 @@ class Kernel:
             return self.after_lookup(execution, result, at)
         can, since = self.capabilities(execution), self.settings.recovery_since
         forgotten = execution.changed(first_sent_at=execution.created_at, last_sent_at=since)
-        left_s = self.send_left_s(execution)
-        is_in_time = left_s is None or left_s > 0
-        if (is_in_time and may_resend(forgotten, can, at)) or absence_is_proof(forgotten, can, at):
+        is_sendable = not self.is_too_late(execution) and may_resend(forgotten, can, at)
+        if is_sendable or absence_is_proof(forgotten, can, at):
             return Resend()
         return Wait(_until_proof_s(forgotten, can, at) or self.next_check_s(execution))
 
@@ -459,11 +470,19 @@ class Kernel:
         if may_resend(execution, can, at + timedelta(seconds=took_s)):
             return Resend()
         if absence_is_proof(execution, can, at):
-            failed = RailResult.failed(PaymentFailureCode.NETWORK_ERROR)
-            lookup = FactSource.LOOKUP  # fenced: whoever holds the lease now may have sent since
-            return Record(Fact(result=failed, source=lookup, phase=execution.phase, is_fenced=True))
+            return Record(self._fact_of_absence(execution))
         return self._nothing_new(
             execution, _until_proof_s(execution, can, at) or self.next_check_s(execution)
+        )
+
+    @staticmethod
+    def _fact_of_absence(execution: PaymentExecution) -> Fact:
+        """Return that no send arrived; fenced, for who holds the lease now may have sent since."""
+        return Fact(
+            result=RailResult.failed(PaymentFailureCode.NETWORK_ERROR),
+            source=FactSource.LOOKUP,
+            phase=execution.phase,
+            is_fenced=True,
         )
 
     def _nothing_new(

@@ -122,7 +122,8 @@ class Procedures:
 
     def _first_send(self, acquired: Acquired) -> Procedure[PaymentExecution]:
         execution = acquired.execution
-        if self.kernel.is_from_before_recovery(execution):
+        is_too_late = self.kernel.is_too_late(execution)
+        if self.kernel.looks_up_first(execution):
             result = yield from self._look_up(execution)
             match self.kernel.after_recovery_lookup(execution, result, acquired.at):
                 case Record(fact):
@@ -131,9 +132,10 @@ class Procedures:
                     return (yield from self._put_off(execution, seconds))
                 case Resend():
                     pass
-        left_s = self.kernel.send_left_s(execution)
-        if left_s is not None and left_s <= 0:
+        if is_too_late:
             return (yield from self._fold(execution, self.kernel.fact_of_silence))
+        if self.kernel.is_too_late(execution):  # only just: no lookup has proven anything of that
+            return (yield from self._put_off(execution, 0.0))
         return (yield from self._send_again(execution))
 
     def acquire_due(self, due: Due) -> Procedure[Sequence[Acquired]]:

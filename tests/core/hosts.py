@@ -117,9 +117,11 @@ class FaultyStore(InMemoryExecutionStore):
         return super().mark_sent(execution, lease_s)
 
     def forget(self) -> None:
-        """Lose every execution, as a failover does that loses the last commits."""
+        """Lose everything, as a failover does that loses the last commits."""
         self._executions.clear()
         self._ids.clear()
+        self._payments.clear()
+        self._events.clear()
 
 
 def nothing() -> None:

@@ -12,7 +12,7 @@ from railcore.enums import ExecutionStatus, Idempotency, PendingReason
 from railcore.errors import IdempotencyConflict, LiveExecutionExists, MisconfiguredError
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
-from railcore.kernel import EngineSettings
+from railcore.kernel import EngineSettings, Kernel
 from railcore.money import SAR, Money
 from railcore.protocol import Due
 from railcore.results import RailResult
@@ -343,3 +343,66 @@ def test_after_the_recovery_nothing_is_looked_up_first(host: Host) -> None:
     assert work(host)[0].status is COMPLETED
     assert host.rail.lookup is find_nothing
     assert not host.rail.looked_up
+
+
+def late(host: Host) -> None:
+    """Enqueue after the recovery, for a worker that comes too late."""
+    recover(host)
+    host.clock.advance(2)
+    enqueue(host, send_before=host.clock.now() + timedelta(seconds=10))
+    host.clock.advance(11)
+
+
+def test_db2_what_came_too_late_fails_once_silence_proves_that_nothing_was_forgotten(
+    host: Host,
+) -> None:
+    late(host)
+
+    (waiting,) = work(host)
+    assert (waiting.status, waiting.send_count) == (PROCESSING, 0)
+    assert waiting.next_check_at is not None
+
+    host.clock.advance(187)
+    (over,) = work(host)
+    assert (over.status, over.failure) == (FAILED, PaymentFailureCode.NETWORK_ERROR)
+    assert not host.rail.sent
+
+
+def test_db2_what_came_too_late_was_charged_under_a_claim_that_was_lost(host: Host) -> None:
+    late(host)
+    host.rail.lookup = succeed
+
+    (found,) = work(host)
+
+    assert (found.status, found.send_count) == (COMPLETED, 0)
+
+
+def test_db2_a_time_that_runs_out_behind_the_lookup_is_proven_by_none(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(host)
+    recover(host)
+    said = iter((False, False, True))  # before the lookup, at its answer, and just behind it
+    monkeypatch.setattr(Kernel, "is_too_late", lambda *_: next(said))
+
+    (waiting,) = work(host)
+
+    assert (waiting.status, waiting.send_count) == (PROCESSING, 0)
+    assert waiting.next_check_at == host.clock.now()
+    assert not host.rail.sent
+
+
+def test_db2_a_try_that_never_left_is_looked_up_where_its_claim_may_have_been_lost(
+    host: Host,
+) -> None:
+    host.execute(context())
+    host.store.forget()
+    recover(host)
+    host.rail.answer = lambda _: RailResult.failed(PaymentFailureCode.NETWORK_ERROR)
+
+    doubtful = host.execute(context())
+    assert (doubtful.status, doubtful.pending_reason) == (PENDING, PendingReason.OUTCOME_UNKNOWN)
+
+    host.rail.lookup = succeed
+    assert host.refresh_later(doubtful).status is COMPLETED
+    assert len(host.rail.sent) == 2  # the one that was forgotten, and the one that never left

@@ -223,7 +223,7 @@ _PROVING = (
     Mutant(
         "a second try speaks for the first",
         _KERNEL,
-        "if own_try and may_be_another:",
+        "if own_try and execution.tries > (0 if is_recovering else 1):",
         "if False:",
         (_OF_ENGINE + "test_a_resend_that_never_left_fails_nothing",),
     ),
@@ -237,8 +237,8 @@ _PROVING = (
     Mutant(
         "what a zombie did not find counts",
         _KERNEL,
-        "phase=execution.phase, is_fenced=True)",
-        "phase=execution.phase)",
+        "            phase=execution.phase,\n            is_fenced=True,\n",
+        "            phase=execution.phase,\n",
         (_OF_ENGINE + "test_uo5_what_a_zombie_did_not_find_proves_nothing_of_a_later_send",),
     ),
     Mutant(
