@@ -361,6 +361,8 @@ class World:
             send = self.psp.take if step.request.moves_money else self.psp.look_up
             wait_s = self.chance.uniform(0, 2.1) if self.may(0.3) else self.a_while()
             self.later(wait_s, lambda: send(actor, step))
+        elif step.port == "provider":
+            self.later(self.a_while(), lambda: self.psp.hear_thanks(actor, step.args[0]))
         elif step.port == "sink":
             self.later(self.a_while(), lambda: self._deliver(actor, step))
         else:
@@ -463,6 +465,7 @@ class Psp:
         self.lines: list[Line] = []
         self.departures = Counter[str]()
         self.turned_away = Counter[str]()
+        self.thanked = set[str]()
         self.tells_late_s = world.chance.choice((2.0, 12.0, 45.0))
         self.lags = world.chance.choice((0.2, 0.9))
         self.forgets = world.chance.random() < 0.1
@@ -602,6 +605,8 @@ class Psp:
         if not world.machines or world.may(0.1):
             world.later(again_s, lambda: self._knock(name, data))
             return
+        if name in self.thanked and not world.may(0.2):
+            return
         machine = world.chance.choice(world.machines)
         body = json.dumps({"id": name, "type": "charge.updated", "data": data}).encode()
         stamp = int(at(world.t).timestamp())
@@ -611,19 +616,26 @@ class Psp:
             standard_webhooks.SIGNATURE: standard_webhooks.sign(SECRET, name, stamp, body),
         }
 
-        def taken(outcome: Any) -> None:
-            if outcome is None or isinstance(outcome, Exception):
+        def ended(_: Any) -> None:
+            if name not in self.thanked:
                 world.later(again_s, lambda: self._knock(name, data))
 
         world.counts["deliveries"] += 1
         hearing = _hearing(machine.run, name, headers, body)
-        world.begin(machine, "webhook", hearing, taken)
+        world.begin(machine, "webhook", hearing, ended)
+
+    def hear_thanks(self, actor: Actor, name: str) -> None:
+        """Hear that news was taken: it is told no more, whatever becomes of who took it."""
+        if actor.machine.is_alive:
+            Judge(self.world).of_thanks(name)
+            self.thanked.add(name)
+        self.world.hear(actor, None)
 
 
 def _hearing(run: Process, name: str, headers: dict[str, str], body: bytes) -> Procedure[str]:
     """Take a delivery, say so, and apply it."""
     receipt = yield from run.intake.receive("stub", headers, body, "main")
-    yield lambda: Ask("inbox", "__len__", ())
+    yield lambda: Ask("provider", "acknowledge", (name,))
     yield from run.intake.apply(receipt)
     return name
 
@@ -739,6 +751,11 @@ class Judge:
         window_s = timing.key_window_s
         if window_s is not None and since_s + timing.latest_arrival_s >= window_s:
             raise Broken("I10: a request left that may arrive after the key window (R3)")
+
+    def of_thanks(self, name: str) -> None:
+        """Judge whether the provider may be told that its news was taken."""
+        if all(one.item.event_id != name for one in self.world.inbox._kept.values()):
+            raise Broken(f"I13: {name} was acknowledged, and is not stored")
 
     def at_the_end(self) -> None:
         """Judge what everything came to."""
