@@ -39,29 +39,14 @@ PATIENCE_S: Final = 40
 SURVEY_S: Final = 1200
 ALL_S: Final = 20_000
 _CORE: Final = "tests/core/test_"
+_ENGINES: Final = ("engine", "engine_operators", "enqueue", "follow_ups", "intake", "review")
 TARGETS: Final[Mapping[str, Sequence[str]]] = {
     "railcore/money.py": ["money", "errors"],
     "railcore/failures.py": ["failures", "results", "lifecycle"],
     "railcore/lifecycle.py": ["lifecycle", "review", "engine", "kernel"],
     "railcore/kernel.py": ["kernel", "engine", "enqueue", "follow_ups", "breaker", "review"],
-    "railcore/procedures.py": [
-        "engine",
-        "engine_operators",
-        "enqueue",
-        "follow_ups",
-        "intake",
-        "review",
-        "breaker",
-    ],
-    "railcore/engine.py": [
-        "engine",
-        "engine_operators",
-        "enqueue",
-        "follow_ups",
-        "intake",
-        "review",
-        "story",
-    ],
+    "railcore/procedures.py": [*_ENGINES, "breaker"],
+    "railcore/engine.py": [*_ENGINES, "story"],
 }
 """The tests that a mutant of a module meets."""
 _MORE: Final = {"railcore/lifecycle.py": ["tests/property/test_fold.py"]}
@@ -71,8 +56,6 @@ _OPTIONS: Final = (
     "-x",
     "-p",
     "no:cacheprovider",
-    "-p",
-    "no:randomly",
     "--timeout=0",
     *_QUIET,
 )
@@ -238,7 +221,10 @@ def survivors(file: str) -> tuple[Sequence[Cut], int]:
     """Return which mutants of *file* no test notices, and how many there are."""
     path = os.fspath(ROOT / "src" / file)
     tests = [f"{_CORE}{name}.py" for name in TARGETS[file]] + _MORE.get(file, [])
-    mutants = cuts(Path(path).read_text())
+    text = Path(path).read_text()
+    if not forked(partial(_anew, path, tests, text), SURVEY_S):
+        raise SystemExit(f"The tests of {file} do not pass where it is imported anew")
+    mutants = cuts(text)
     left = forked(lambda: _quickly(path, tests, mutants), ALL_S)
     if left is None:
         raise SystemExit(f"The tests of {file} do not pass as they are")
