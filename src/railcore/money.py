@@ -205,7 +205,7 @@ def minor_units(amount: Decimal, currency: Currency) -> int:
     if not isinstance(exponent, int) or amount.adjusted() > 18 or exponent < -_MOST_PLACES:
         raise MoneyError("amount", "a finite number of plain size", _told(str(amount)))
     shift = currency.exponent + exponent
-    number = int("".join(map(str, digits)) or "0")
+    number = int("".join(map(str, digits)))
     whole, rest = divmod(number * _power(shift), _power(-shift))
     if rest:
         wanted = f"at most {currency.exponent} decimal places for {currency}"

@@ -1,14 +1,15 @@
 import pickle
+from collections.abc import Callable
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from railcore.errors import InvalidValueError, MoneyError
-from railcore.money import AED, JPY, KWD, SAR, USD, Currency, Money, minor_units
+from railcore.money import AED, EUR, JPY, KWD, SAR, USD, Currency, Money, minor_units
 
 LARGEST = 2**63 - 1
 CURRENCIES = [JPY, SAR, KWD, Currency.of("CLF")]
@@ -277,3 +278,95 @@ def test_a_money_error_survives_pickling() -> None:
 @given(amounts)
 def test_the_opposite_of_an_amount_is_exact(amount: int) -> None:
     assert (-Money(amount, SAR)).amount_minor == -amount
+
+
+MISTAKES: dict[str, tuple[Callable[[], object], tuple[str, str, str]]] = {
+    "a code in small letters": (
+        lambda: Currency("sar", 2),
+        ("currency", "three capital letters (ISO 4217)", "'sar'"),
+    ),
+    "an exponent of one": (
+        lambda: Currency("SAR", 1),
+        ("exponent", "0, 2, 3 or 4 decimal places", "1"),
+    ),
+    "a code that nobody uses": (
+        lambda: Currency.of("XXX"),
+        ("currency", "an active ISO 4217 code", "'XXX'"),
+    ),
+    "a float of minor units": (
+        lambda: Money(cast("Any", 1.0), SAR),
+        ("amount_minor", "an int of minor units", "float"),
+    ),
+    "more than a bigint": (
+        lambda: Money(2**63, SAR),
+        ("amount_minor", "at most 63 bits", "a larger number"),
+    ),
+    "a code for a currency": (
+        lambda: Money(1, cast("Any", "SAR")),
+        ("currency", "a Currency, such as Currency.of('SAR')", "'SAR'"),
+    ),
+    "a number added": (
+        lambda: Money(1, SAR) + cast("Any", 1),
+        ("operand", "Money in SAR", "int"),
+    ),
+    "another currency added": (
+        lambda: Money(1, SAR) + Money(1, KWD),
+        ("operand", "Money in SAR", "Money in KWD"),
+    ),
+    "no number": (
+        lambda: minor_units(Decimal("NaN"), SAR),
+        ("amount", "a finite number of plain size", "NaN"),
+    ),
+    "places that the currency has not": (
+        lambda: Money.of("1.005", SAR),
+        ("amount", "at most 2 decimal places for SAR", "1.005"),
+    ),
+    "a float of major units": (
+        lambda: Money.of(cast("Any", 1.5), SAR),
+        ("amount", "a Decimal or a text", "float"),
+    ),
+    "a word": (
+        lambda: Money.of("twelve", SAR),
+        ("amount", "a decimal number", "'twelve'"),
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_what_was_wanted_and_what_came(mistake: str) -> None:
+    make, told = MISTAKES[mistake]
+
+    with pytest.raises(MoneyError) as caught:
+        make()
+
+    assert (caught.value.field, caught.value.wanted, caught.value.found) == told
+
+
+@pytest.mark.parametrize(("amount", "is_taken"), [("0" * 120, True), ("0" * 121, False)])
+def test_a_text_may_be_so_long(amount: str, *, is_taken: bool) -> None:
+    if is_taken:
+        assert Money.of(amount, SAR) == Money(0, SAR)
+    else:
+        with pytest.raises(MoneyError):
+            Money.of(amount, SAR)
+
+
+def test_what_came_is_told_up_to_its_fortieth_character() -> None:
+    with pytest.raises(MoneyError) as caught:
+        Money.of("x" * 50, SAR)
+
+    assert caught.value.found == repr("x" * 40)
+
+
+def test_a_number_may_have_so_many_digits_before_and_behind_the_point() -> None:
+    assert minor_units(Decimal("9e18"), Currency("CLF", 0)) == 9 * 10**18
+    assert minor_units(Decimal("0e-60"), SAR) == 0
+    for strange in ("1e19", "0e-61"):
+        with pytest.raises(MoneyError, match="plain size"):
+            minor_units(Decimal(strange), SAR)
+
+
+def test_the_named_currencies_are_those_of_their_code() -> None:
+    named = (AED, EUR, JPY, KWD, SAR, USD)
+
+    assert [one.code for one in named] == ["AED", "EUR", "JPY", "KWD", "SAR", "USD"]
