@@ -117,17 +117,41 @@ _SENDING = (
     ),
     Mutant(
         "enqueued work is sent after its time",
-        _PROCEDURES,
-        "if left_s is not None and left_s <= 0:",
-        "if False:",
+        _KERNEL,
+        "return left_s is not None and left_s <= 0",
+        "return False",
         (_OF_ENQUEUE + "test_what_could_not_be_sent_in_time_fails",),
     ),
     Mutant(
         "what a lost database forgot is sent again at once",
         _KERNEL,
-        "return since is not None and created_at is not None and created_at < since",
+        "return created_at < since or self.is_too_late(execution)",
         "return False",
         (_OF_ENQUEUE + "test_a_forgotten_send_is_found_before_the_first_one",),
+    ),
+    Mutant(
+        "what came too late fails, whatever a lost database forgot",
+        _KERNEL,
+        "return created_at < since or self.is_too_late(execution)",
+        "return created_at < since",
+        (_OF_ENQUEUE + "test_what_came_too_late_was_charged_under_a_claim_that_was_lost",),
+    ),
+    Mutant(
+        "what never left fails, whatever a lost database forgot",
+        _KERNEL,
+        "execution.tries > (0 if is_recovering else 1)",
+        "execution.tries > 1",
+        (
+            _OF_ENQUEUE
+            + "test_a_try_that_never_left_is_looked_up_where_its_claim_may_have_been_lost",
+        ),
+    ),
+    Mutant(
+        "what was in time at its lookup fails behind it",
+        _PROCEDURES,
+        "        if is_too_late:\n",
+        "        if self.kernel.is_too_late(execution):\n",
+        (_OF_ENQUEUE + "test_a_time_that_runs_out_behind_the_lookup_is_proven_by_none",),
     ),
     Mutant(
         "a lease shorter than a call",
