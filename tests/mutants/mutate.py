@@ -7,8 +7,8 @@ status 1.
 
 The tests are collected once. Then a process is forked for each mutant, gets the changed code in
 place of the old, and runs the tests that call the function, the quickest first, up to the first
-that fails. What stands outside of functions, and what survives so, is tried in a process that
-imports everything anew. A mutant that runs for ever counts as noticed.
+that fails. What stands outside of functions, or cannot be put in place so, is tried in a process
+that imports everything anew. A mutant that runs for ever counts as noticed.
 """
 
 import argparse
@@ -74,11 +74,21 @@ class _Failures:
 
 @attrs.define
 class _Loop:
-    """Runs in place of pytest's loop: surveys the tests, then forks for each mutant."""
+    """
+    Runs in place of pytest's loop: surveys the tests, then forks for each mutant.
+
+    Attributes:
+        path: The module.
+        mutants: What to try.
+        survived: What every test that calls the function passes with.
+        untried: What has to be imported anew.
+        failures: Whether a test failed in this process.
+    """
 
     path: str
     mutants: Sequence[Cut]
     survived: list[Cut] = attrs.field(factory=list)
+    untried: list[Cut] = attrs.field(factory=list)
     failures: _Failures = attrs.field(factory=_Failures)
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -91,10 +101,9 @@ class _Loop:
             name = str(mutant.function)
             items = [session.items[at] for at in called.get(name, ())]
             code = _code_of(mutant.text, self.path, name)
-            if name not in functions or code is None or not items:
-                self.survived.append(mutant)
-                continue
-            if forked(partial(self._passes, functions[name], code, items)):
+            if not items or code is None or not _fits(code, functions.get(name)):
+                self.untried.append(mutant)
+            elif forked(partial(self._passes, functions[name], code, items)):
                 self.survived.append(mutant)
         return True
 
@@ -123,10 +132,7 @@ class _Loop:
 
     def _passes(self, function: FunctionType, code: CodeType, items: Sequence[pytest.Item]) -> bool:
         """Return whether every test still passes."""
-        try:
-            function.__code__ = code
-        except ValueError:  # other free variables: only a new import can do that
-            return True
+        function.__code__ = code
         for item in items:
             self._run(item)
             if self.failures.seen:
@@ -181,6 +187,13 @@ def _functions(path: str) -> Iterator[tuple[str, FunctionType]]:
                 yield value.__code__.co_qualname, value
 
 
+def _fits(code: CodeType, function: FunctionType | None) -> bool:
+    """Return whether *function* can have *code* in place of its own, and differs by it."""
+    if function is None or function.__code__ == code:
+        return False
+    return function.__code__.co_freevars == code.co_freevars
+
+
 def _code_of(text: str, path: str, name: str) -> CodeType | None:
     """Return the code of the function *name* in the module that *text* is."""
     waiting = [compile(text, path, "exec", dont_inherit=True)]
@@ -196,12 +209,14 @@ def _pytest(tests: Sequence[str], plugin: object) -> int:
     return int(pytest.main([*_OPTIONS, *tests], plugins=[plugin]))
 
 
-def _quickly(path: str, tests: Sequence[str], mutants: Sequence[Cut]) -> Sequence[Cut] | None:
-    """Return which of *mutants* survive being put in place, or need a new import."""
+def _quickly(
+    path: str, tests: Sequence[str], mutants: Sequence[Cut]
+) -> tuple[Sequence[Cut], Sequence[Cut]] | None:
+    """Return which of *mutants* survive being put in place, and which need a new import."""
     loop = _Loop(path, [one for one in mutants if one.function is not None])
     if _pytest(tests, loop) or not loop.mutants:
         return None
-    return [*loop.survived, *(one for one in mutants if one.function is None)]
+    return loop.survived, [*loop.untried, *(one for one in mutants if one.function is None)]
 
 
 def _anew(path: str, tests: Sequence[str], text: str) -> bool:
@@ -225,10 +240,12 @@ def survivors(file: str) -> tuple[Sequence[Cut], int]:
     if not forked(partial(_anew, path, tests, text), SURVEY_S):
         raise SystemExit(f"The tests of {file} do not pass where it is imported anew")
     mutants = cuts(text)
-    left = forked(lambda: _quickly(path, tests, mutants), ALL_S)
-    if left is None:
+    tried = forked(lambda: _quickly(path, tests, mutants), ALL_S)
+    if tried is None:
         raise SystemExit(f"The tests of {file} do not pass as they are")
-    return [one for one in left if forked(partial(_anew, path, tests, one.text))], len(mutants)
+    left, untried = tried
+    left += [one for one in untried if forked(partial(_anew, path, tests, one.text))]
+    return left, len(mutants)
 
 
 def explained() -> Mapping[str, Mapping[str, str]]:
