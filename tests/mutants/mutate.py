@@ -28,7 +28,7 @@ from types import CodeType, FunctionType
 from typing import Any, Final
 
 import attrs
-import hypothesis  # noqa: F401 - imported once, before the forks
+import hypothesis
 import pytest
 
 from tests.mutants.cuts import Cut, cuts
@@ -50,6 +50,10 @@ TARGETS: Final[Mapping[str, Sequence[str]]] = {
 }
 """The tests that a mutant of a module meets."""
 _MORE: Final = {"railcore/lifecycle.py": ["tests/property/test_fold.py"]}
+_FIRST_EXAMPLE: Final = hypothesis.settings(
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate), derandomize=True
+)
+"""A failure is enough: nobody looks for the smallest."""
 _QUIET: Final = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 _OPTIONS: Final = (
     "-q",
@@ -57,6 +61,8 @@ _OPTIONS: Final = (
     "-p",
     "no:cacheprovider",
     "--timeout=0",
+    "--tb=no",
+    "--hypothesis-profile=mutants",
     *_QUIET,
 )
 
@@ -97,7 +103,9 @@ class _Loop:
         if called is None:
             raise pytest.UsageError("The tests do not pass as they are")
         functions = dict(_functions(self.path))
-        for mutant in self.mutants:
+        for number, mutant in enumerate(self.mutants):
+            if not number % 50:
+                _tell(f"  {number} of {len(self.mutants)} tried, {len(self.survived)} survive")
             name = str(mutant.function)
             items = [session.items[at] for at in called.get(name, ())]
             code = _code_of(mutant.text, self.path, name)
@@ -267,6 +275,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", default=[*TARGETS])
     os.chdir(ROOT)
+    hypothesis.settings.register_profile("mutants", _FIRST_EXAMPLE)
     known, strangers = explained(), 0
     for file in parser.parse_args().files:
         began = time.monotonic()

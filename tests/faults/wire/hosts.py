@@ -49,6 +49,9 @@ _SESSION: Final = {
     **HOT_SETTINGS,
 }
 OPTIONS: Final = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+PATIENT: Final = OPTIONS.replace("idle_in_transaction_session_timeout=1s", "lock_timeout=300ms")
+"""For whoever is not broken: on a busy machine even they pause within a transaction."""
+
 LIMITS: Final = TransportLimits(total_s=2.0, connect_s=0.5)
 TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Never used: making one for each of thousands of clients is what takes time."""
@@ -207,14 +210,14 @@ def sync_host(database: sqlalchemy.Engine, wishes: Wishes) -> SyncHost:
     return SyncHost(engine, transport)
 
 
-def async_database(url: str, connections: int = 1) -> AsyncEngine:
+def async_database(url: str, connections: int = 1, options: str = OPTIONS) -> AsyncEngine:
     """Return an engine, which connects when it is first used."""
     return create_async_engine(
         url,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=5,
-        connect_args={"options": OPTIONS, "connect_timeout": 5},
+        connect_args={"options": options, "connect_timeout": 5},
     )
 
 

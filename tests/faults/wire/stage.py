@@ -29,6 +29,7 @@ from railcore_adapters.worker import AsyncWorker, WorkerSettings
 from tests.faults.wire import judge
 from tests.faults.wire.hosts import (
     LEASE_S,
+    PATIENT,
     Host,
     Wishes,
     async_database,
@@ -169,7 +170,7 @@ async def staged(
     url: str, name: str, provider: Provider, size: int, database: Upstream
 ) -> AsyncIterator[Stage]:
     """Yield a stage of *size* slots on the database at *url*."""
-    direct = async_database(url, connections=12)
+    direct = async_database(url, connections=12, options=PATIENT)
     table = "create table if not exists host_invoice (tenant_id text primary key)"
     async with AsyncExitStack() as stack:
         stack.push_async_callback(direct.dispose)
