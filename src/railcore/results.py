@@ -43,6 +43,10 @@ class NextActionKind(StrEnum):
     FORM = "form"
     QR = "qr"
     QUOTE_REFERENCE = "quote_reference"
+    WIDGET = "widget"
+
+
+_WITH_URL: Final = frozenset({NextActionKind.REDIRECT, NextActionKind.FORM, NextActionKind.WIDGET})
 
 
 def _spelt(url: Any) -> Any:
@@ -55,11 +59,12 @@ class NextAction:
     What the payer has to do next.
 
     Attributes:
-        kind: Redirect to a URL, submit a form, show a QR code, or quote a reference in a transfer.
-        url: Where to send the payer, for ``redirect`` and ``form``; digits that could be a card's
-            are spelt in another way that means the same.
+        kind: Redirect to a URL, submit a form, show a QR code, quote a reference in a transfer, or
+            show the provider's own form in the host's page.
+        url: Where to send the payer, for ``redirect`` and ``form``; the script of a ``widget``.
+            Digits that could be a card's are spelt in another way that means the same.
         reference: What to quote, for ``quote_reference``; the QR payload for ``qr``.
-        fields: Form fields or payment instructions, as texts.
+        fields: Form fields, payment instructions or what a widget is told, as texts.
     """
 
     kind: NextActionKind = attrs.field(validator=_checks.one_of(NextActionKind))
@@ -72,7 +77,7 @@ class NextAction:
     )
 
     def __attrs_post_init__(self) -> None:
-        wants_url = self.kind in {NextActionKind.REDIRECT, NextActionKind.FORM}
+        wants_url = self.kind in _WITH_URL
         if (self.url if wants_url else self.reference) is None:
             raise InvalidValueError("next_action", "a url" if wants_url else "a reference", "None")
 

@@ -12,6 +12,7 @@ that imports everything anew. A mutant that runs for ever counts as noticed.
 """
 
 import argparse
+import math
 import os
 import pickle
 import resource
@@ -35,7 +36,10 @@ from tests.mutants.cuts import Cut, cuts
 from tests.mutants.mutation import ROOT
 
 SURVIVORS: Final = Path(__file__).with_name("survivors.toml")
-PATIENCE_S: Final = 40
+LEAST_S: Final = 5
+"""How long the tests of a mutant may take, beside three times what they take without."""
+PROGRESS: Final = os.dup(2)
+"""Where to say how far it is: what forked processes write is thrown away."""
 SURVEY_S: Final = 1200
 ALL_S: Final = 20_000
 _CORE: Final = "tests/core/test_"
@@ -99,23 +103,31 @@ class _Loop:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Try every mutant that can be put in place."""
+        called: Mapping[str, Sequence[tuple[float, int]]] | None
         called = forked(lambda: self._survey(session.items), SURVEY_S)
         if called is None:
             raise pytest.UsageError("The tests do not pass as they are")
         functions = dict(_functions(self.path))
         for number, mutant in enumerate(self.mutants):
             if not number % 50:
-                _tell(f"  {number} of {len(self.mutants)} tried, {len(self.survived)} survive")
+                done = f"{number} of {len(self.mutants)} tried, {len(self.survived)} survive"
+                os.write(PROGRESS, f"  {done}\n".encode())
             name = str(mutant.function)
-            items = [session.items[at] for at in called.get(name, ())]
+            tests = called.get(name, ())
+            items = [session.items[at] for _, at in tests]
+            patience_s = LEAST_S + 3 * math.ceil(sum(took_s for took_s, _ in tests))
             code = _code_of(mutant.text, self.path, name)
             if not items or code is None or not _fits(code, functions.get(name)):
                 self.untried.append(mutant)
-            elif forked(partial(self._passes, functions[name], code, items)):
+            elif forked(partial(self._passes, functions[name], code, items), patience_s):
                 self.survived.append(mutant)
         return True
 
-    def _survey(self, items: Sequence[pytest.Item]) -> dict[str, list[int]] | None:
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take note of a failure."""
+        self.failures.pytest_runtest_logreport(report)
+
+    def _survey(self, items: Sequence[pytest.Item]) -> dict[str, list[tuple[float, int]]] | None:
         """Return which tests call which function, the quickest first."""
         found: dict[str, list[tuple[float, int]]] = {}
         for number, item in enumerate(items):
@@ -136,7 +148,7 @@ class _Loop:
                 return None
             for name in names:
                 found.setdefault(name, []).append((time.perf_counter() - began, number))
-        return {name: [at for _, at in sorted(tests)] for name, tests in found.items()}
+        return {name: sorted(tests) for name, tests in found.items()}
 
     def _passes(self, function: FunctionType, code: CodeType, items: Sequence[pytest.Item]) -> bool:
         """Return whether every test still passes."""
@@ -151,7 +163,7 @@ class _Loop:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
 
 
-def forked(work: Callable[[], Any], patience_s: int = PATIENCE_S) -> Any:
+def forked(work: Callable[[], Any], patience_s: int) -> Any:
     """Return what *work* returns in a process of its own; None when that does not come back."""
     read, write = os.pipe()
     sys.stdout.flush()
@@ -169,7 +181,7 @@ def forked(work: Callable[[], Any], patience_s: int = PATIENCE_S) -> Any:
         finally:
             os._exit(0)
     os.close(write)
-    timer = threading.Timer(patience_s * 3, os.kill, (child, signal.SIGKILL))
+    timer = threading.Timer(patience_s, os.kill, (child, signal.SIGKILL))
     timer.start()
     with os.fdopen(read, "rb") as pipe:
         answer = pipe.read()
@@ -245,14 +257,16 @@ def survivors(file: str) -> tuple[Sequence[Cut], int]:
     path = os.fspath(ROOT / "src" / file)
     tests = [f"{_CORE}{name}.py" for name in TARGETS[file]] + _MORE.get(file, [])
     text = Path(path).read_text()
+    began_s = time.monotonic()
     if not forked(partial(_anew, path, tests, text), SURVEY_S):
         raise SystemExit(f"The tests of {file} do not pass where it is imported anew")
+    patience_s = LEAST_S + 3 * math.ceil(time.monotonic() - began_s)
     mutants = cuts(text)
     tried = forked(lambda: _quickly(path, tests, mutants), ALL_S)
     if tried is None:
         raise SystemExit(f"The tests of {file} do not pass as they are")
     left, untried = tried
-    left += [one for one in untried if forked(partial(_anew, path, tests, one.text))]
+    left += [one for one in untried if forked(partial(_anew, path, tests, one.text), patience_s)]
     return left, len(mutants)
 
 

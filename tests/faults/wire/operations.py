@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
 
 from railcore.context import PaymentContext
-from railcore.enums import Operation
+from railcore.enums import ExecutionStatus, Operation
 from railcore.errors import InProgressError, OutcomeUnknownError, StoreError
 from railcore.events import BUCKETS, bucket_of
 from railcore.execution import Account, PaymentExecution
@@ -186,7 +186,11 @@ class _FollowUp(Execute):
 
     @override
     async def prepare(self, case: Case, setting: Setting, wire: Wire, victim: Host) -> None:
-        parent = await setting.host.engine.execute(case.context(self.parent, "parent"))
+        for attempt in range(5):  # on a busy machine a call may come too late to be sent
+            request = case.context(self.parent, f"parent-{attempt}")
+            parent = await setting.host.engine.execute(request)
+            if parent.status is ExecutionStatus.COMPLETED:
+                break
         case.acts_on = parent.execution_id
 
     @override
