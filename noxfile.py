@@ -13,7 +13,7 @@ nox.options.error_on_external_run = True
 nox.options.sessions = ["lint", "types", "imports", "docs", "tests"]
 
 CONSTRAINTS = ("-c", "constraints.txt")
-ALL_EXTRAS = ".[cli,embedded,faststream,httpx,migrations,sqlalchemy,structlog,testing]"
+ALL_EXTRAS = ".[cli,embedded,faststream,httpx,hyperpay,migrations,sqlalchemy,structlog,testing]"
 KILLS = {"RAILCORE_FAULT_KILLS": "210"}
 # The examples of one page build on one another, so one process runs them all.
 IN_PARALLEL = ("-n", "2", "--dist", "loadscope")

@@ -145,8 +145,8 @@ def _single(meaning: Meaning, *codes: str) -> Mapping[str, Meaning]:
 
 SINGLE_CODES: Final[Mapping[str, Meaning]] = MappingProxyType(
     {
-        # the automatic reversal failed; the result of authenticating a payer, which is no money
-        **_single(_UNKNOWN, "000.400.030", "000.400.110|120"),
+        # the result of authenticating a payer, which is no money
+        **_single(_UNKNOWN, "000.400.110|120"),
         **_single(_PENDING, "000.400.050"),
         # risk checks, account updates, requests for data and chargebacks, which are no payments
         **_single(_NO_PAYMENT, "000.000.100", "000.100.105|106", "000.300.100|101|102|103"),
@@ -159,7 +159,7 @@ SINGLE_CODES: Final[Mapping[str, Meaning]] = MappingProxyType(
         **_single(_UNKNOWN, "100.396.104", "100.395.502"),
         # a session that is over or was read, or a reference that is there already
         **_single(_UNKNOWN, "200.300.404|405", "200.200.106", "800.110.100", "800.120.402"),
-        **_single(_UNKNOWN, "800.600.100", "800.700.100", "700.300.300"),
+        **_single(_UNKNOWN, "800.700.100", "700.300.300"),
         **_single(Meaning(Outcome.ABSENT), "700.400.580"),
         **_single(Meaning(Outcome.THROTTLED), "800.120.100"),
         # what it acts on is still pending; the issuer or a service asks for patience
@@ -173,7 +173,6 @@ SINGLE_CODES: Final[Mapping[str, Meaning]] = MappingProxyType(
         **_single(_failed(_Code.INSTRUMENT_INVALID), "800.700.101|201|500"),
         **_single(_failed(_Code.INSTRUMENT_INVALID), "800.800.102|202|302"),
         **_single(_failed(_Code.INSTRUMENT_INVALID), "800.900.101|200|401|450"),
-        **_single(_UNKNOWN, "800.800.400|800|801", "900.100.600"),
         **_single(_failed(_Code.DECLINED), "900.100.202"),
         **_single(_failed(_Code.CANCELLED), "900.300.600"),
         **_single(_failed(_Code.CONFIGURATION_ERROR), "100.550.303"),
@@ -198,7 +197,7 @@ def classify(code: str) -> Meaning:
     >>> classify("123.456.789").outcome.value
     'unknown'
     """
-    if not isinstance(code, str) or not _SHAPE.fullmatch(code):
+    if not _SHAPE.fullmatch(code):
         return _UNKNOWN
     single = SINGLE_CODES.get(code)
     if single is not None:
