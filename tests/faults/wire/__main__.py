@@ -1,5 +1,5 @@
 """
-Runs the matrix: ``python -m tests.faults.wire [--pairs] [--sample N] [OPERATION ...]``.
+Runs the matrix: ``python -m tests.faults.wire [--pairs] [--sample N] [--behaviour NAME] [OPERATION ...]``.
 
 Two processes share the work, each with some databases on one server. The exit status is 1 when
 anything was found.
@@ -14,9 +14,10 @@ import time
 from railcore_adapters.embedded import EmbeddedPostgres
 from tests.conftest import SETTINGS
 from tests.faults.wire import matrix
-from tests.faults.wire.providers import StubProvider
+from tests.faults.wire.providers import STUB_BEHAVIOURS, StubProvider
 
 PROCESSES = 2
+PROVIDERS = frozenset(STUB_BEHAVIOURS)
 
 
 def main() -> int:
@@ -27,7 +28,9 @@ def main() -> int:
     began_s = time.monotonic()
     with StubProvider() as provider, matrix.databases(asked.url, asked.stages) as urls:
         names = asked.operations or (matrix.IN_PAIRS if asked.pairs else ())
-        wanted = matrix.kinds(provider, names)[asked.part :: PROCESSES]
+        kinds = matrix.kinds(provider, names)
+        some = [one for one in kinds if one.behaviour.name in (asked.behaviours or PROVIDERS)]
+        wanted = some[asked.part :: PROCESSES]
         tallies = asyncio.run(
             matrix.run(
                 urls,
@@ -55,6 +58,9 @@ def _spread(asked: argparse.Namespace) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.wire", description=__doc__)
     parser.add_argument("operations", nargs="*", help="some operations; all by default")
+    parser.add_argument(
+        "--behaviour", action="append", dest="behaviours", choices=PROVIDERS, help="all by default"
+    )
     parser.add_argument("--pairs", action="store_true", help="a second fault in the recovery")
     parser.add_argument("--sample", type=int, default=0, help="so many cases a kind; 0 for all")
     parser.add_argument("--seed", type=int, default=20261124, help="chooses the sample")
