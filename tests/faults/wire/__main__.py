@@ -1,5 +1,5 @@
 """
-Runs the matrix: ``python -m tests.faults.wire [--pairs] [--sample N] [--behaviour NAME] [OPERATION ...]``.
+Runs the matrix: ``python -m tests.faults.wire [--pairs] [--sample N] [OPERATION ...]``.
 
 Two processes share the work, each with some databases on one server. The exit status is 1 when
 anything was found.
