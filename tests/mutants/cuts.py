@@ -4,7 +4,7 @@ Which mutants a module has: mutmut's operators, applied to all of it.
 mutmut 3 itself changes what stands inside of functions that have no decorator but ``classmethod``.
 Here the tables of a module, the defaults of its classes and its properties count as well: half of
 what the modules of the core say stands there. Left out is what no test can see: annotations, doc
-strings, imports, decorators, aliases of types and what runs for type checkers only.
+strings, imports, decorators, names and aliases of types and what runs for type checkers only.
 """
 
 import re
@@ -101,13 +101,23 @@ def _nodes(
         node.value, cst.SimpleString | cst.ConcatenatedString
     ):
         return
+    if isinstance(node, cst.Call) and _is_for_type_checkers(node):
+        for argument in node.args[1:]:
+            yield from _nodes(argument.value, place, function)
+        return
     yield place, function, node
     for child in node.children:
         yield from _nodes(child, place, function)
 
 
+def _is_for_type_checkers(node: cst.Call) -> bool:
+    return isinstance(node.func, cst.Name) and node.func.value in {"TypeVar", "cast"}
+
+
 def _names_a_type(node: cst.Assign) -> bool:
     target = node.targets[0].target
+    if isinstance(node.value, cst.Call) and _is_for_type_checkers(node.value):
+        return True
     return isinstance(target, cst.Name) and _ALIAS.fullmatch(target.value) is not None
 
 

@@ -43,7 +43,15 @@ PROGRESS: Final = os.dup(2)
 SURVEY_S: Final = 1200
 ALL_S: Final = 20_000
 _CORE: Final = "tests/core/test_"
-_ENGINES: Final = ("engine", "engine_operators", "enqueue", "follow_ups", "intake", "review")
+_ENGINES: Final = (
+    "engine",
+    "engine_operators",
+    "engine_shells",
+    "enqueue",
+    "follow_ups",
+    "intake",
+    "review",
+)
 TARGETS: Final[Mapping[str, Sequence[str]]] = {
     "railcore/money.py": ["money", "errors"],
     "railcore/failures.py": ["failures", "results", "lifecycle"],
