@@ -31,3 +31,11 @@ def test_the_page_of_findings_is_what_the_code_says() -> None:
     assert (REFERENCE / "findings.md").read_text() == maker["page"](), (
         "Write the page anew: python docs/reference/make_findings.py"
     )
+
+
+def test_the_page_of_hyperpays_codes_is_what_the_code_says() -> None:
+    maker = runpy.run_path(str(REFERENCE / "make_hyperpay.py"))
+
+    assert (REFERENCE / "hyperpay-codes.md").read_text() == maker["page"](), (
+        "Write the page anew: python docs/reference/make_hyperpay.py"
+    )

@@ -17,14 +17,14 @@ HYPERPAY_TIMING: Final = TimingBounds(
     latest_arrival_s=120.0,
     read_lag_s=60.0,
     key_window_s=None,
-    answer_timeout_s=60.0,
+    answer_timeout_s=45.0,
 )
 """
 D, L, G and W of requests from server to server.
 
 The provider publishes none of them. D is ours; L is two minutes, after which a reference that is
 not found has not arrived; G allows for a reporting database that lags; W does not exist, because
-nothing makes a repetition harmless. The answer is waited for as long as a bank may take.
+nothing makes a repetition harmless. The answer is waited for as long as a lease of a minute allows.
 """
 
 CHECKOUT_LIFE_S: Final = 30 * 60

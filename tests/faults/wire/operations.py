@@ -186,9 +186,12 @@ class _FollowUp(Execute):
 
     @override
     async def prepare(self, case: Case, setting: Setting, wire: Wire, victim: Host) -> None:
+        engine = setting.host.engine
         for attempt in range(5):  # on a busy machine a call may come too late to be sent
-            request = case.context(self.parent, f"parent-{attempt}")
-            parent = await setting.host.engine.execute(request)
+            parent = await engine.execute(case.context(self.parent, f"parent-{attempt}"))
+            while parent.is_open:
+                await asyncio.sleep(0.2)
+                parent = await engine.refresh(case.tenant, parent.execution_id)
             if parent.status is ExecutionStatus.COMPLETED:
                 break
         case.acts_on = parent.execution_id
