@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from railcore.failures import DefiniteFailureCode, PaymentFailureCode
+from railcore.failures import DefiniteFailureCode, FailureCategory, PaymentFailureCode
 
 __all__ = ["FAMILIES", "SINGLE_CODES", "Family", "Meaning", "Outcome", "classify", "family_of"]
 
@@ -204,6 +204,17 @@ def classify(code: str) -> Meaning:
         return single
     family = family_of(code)
     return _UNKNOWN if family is None else family.meaning
+
+
+def told_of(failure: DefiniteFailureCode) -> DefiniteFailureCode:
+    """
+    Return what a payment that was found failed with *failure*.
+
+    A lookup or a webhook that speaks of an outage or of a wrong setting would speak of itself; a
+    payment that is there and failed for such a reason is declined.
+    """
+    is_its_own = failure.category is FailureCategory.PERMANENT
+    return failure if is_its_own else PaymentFailureCode.DECLINED
 
 
 def family_of(code: str) -> Family | None:

@@ -31,7 +31,7 @@ from railcore.webhooks import (
     WebhookNews,
     WebhookTrust,
 )
-from railcore_adapters.hyperpay.codes import Outcome, classify
+from railcore_adapters.hyperpay.codes import Outcome, classify, told_of
 from railcore_adapters.hyperpay.wire import OUR_KEY, TYPES, is_checkout, money_of
 
 __all__ = ["HyperPayWebhooks"]
@@ -118,7 +118,7 @@ def _result(payment: Mapping[str, object], ref: str) -> RailResult:
         case Outcome.PENDING:
             return RailResult.pending(PendingReason.PROVIDER_PROCESSING, provider_ref=ref)
         case Outcome.FAILED if meaning.failure is not None and not on_a_checkout:
-            return RailResult.failed(meaning.failure, provider_ref=ref)
+            return RailResult.failed(told_of(meaning.failure), provider_ref=ref)
         case _:
             return _NOTHING_NEW
 

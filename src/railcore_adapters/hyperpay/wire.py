@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlencode
 
 import attrs
@@ -21,12 +21,12 @@ import attrs
 from railcore.enums import Operation, PendingReason, RouteMode
 from railcore.errors import InvalidValueError, RailcoreError
 from railcore.execution import PaymentExecution
-from railcore.failures import PaymentFailureCode
+from railcore.failures import DefiniteFailureCode, PaymentFailureCode
 from railcore.http import HttpRequest, HttpResponse, retry_after_s
 from railcore.money import Currency, Money
 from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
 from railcore.routing import TimingBounds
-from railcore_adapters.hyperpay.codes import Meaning, Outcome, classify
+from railcore_adapters.hyperpay.codes import Meaning, Outcome, classify, told_of
 from railcore_adapters.hyperpay.settings import CHECKOUT_LIFE_S, HyperPayAccount
 
 Item = Mapping[str, object]
@@ -259,7 +259,7 @@ class Wire:
                     meaning.failure, provider_ref=known, provider_response=_kept(item)
                 )
             case Outcome.PENDING:
-                return _pending(item)
+                return self._pending(item)
             case _:
                 return _later(_UNREADABLE, meaning, response)
 
@@ -277,6 +277,16 @@ class Wire:
         reported = self.execution.money if is_void else money_of(item)
         return RailResult.success(_id(item), reported, provider_response=_kept(item))
 
+    def _pending(self, item: Item) -> RailResult:
+        action = _redirect(item.get("redirect"), self.base_url)
+        waits_for_payer = PendingReason.CUSTOMER_ACTION
+        return RailResult.pending(
+            PendingReason.PROVIDER_PROCESSING if action is None else waits_for_payer,
+            provider_ref=_id(item),
+            next_action=action,
+            provider_response=_kept(item),
+        )
+
     def _is_of_the_entity(self, item: Item) -> bool:
         said = item.get("authentication")
         entity = said.get("entityId") if isinstance(said, dict) else item.get("entityId")
@@ -289,9 +299,11 @@ class Wire:
 
     def _as_long_as_it_lives(self, result: RailResult, body: Item) -> RailResult:
         """Return *result*; a payer whose card was declined may try another on the same checkout."""
-        if result.status is ResultStatus.FAILED and not self._is_over(body):
+        if result.failure is None:
+            return result
+        if not self._is_over(body):
             return RailResult.unknown(PaymentFailureCode.INVALID_RESPONSE)
-        return result
+        return attrs.evolve(result, failure=told_of(cast("DefiniteFailureCode", result.failure)))
 
     def _absent(self, body: Item) -> RailResult:
         if is_checkout(self.execution.provider_ref) and self._is_over(body):
@@ -355,19 +367,13 @@ def money_of(item: Item) -> Money:
     return Money(int(minor), known)
 
 
-def _pending(item: Item) -> RailResult:
-    action = _redirect(item.get("redirect"))
-    reason = PendingReason.PROVIDER_PROCESSING if action is None else PendingReason.CUSTOMER_ACTION
-    return RailResult.pending(
-        reason, provider_ref=_id(item), next_action=action, provider_response=_kept(item)
-    )
-
-
-def _redirect(redirect: object) -> NextAction | None:
+def _redirect(redirect: object, base_url: str) -> NextAction | None:
+    """Return where the payer goes: over https, or to a provider that is itself on plain http."""
     if not isinstance(redirect, dict):
         return None
     url, parameters = redirect.get("url"), redirect.get("parameters")
-    if not isinstance(url, str) or not url.startswith("https://"):
+    own = f"{base_url}/" if base_url.startswith("http://") else "https://"
+    if not isinstance(url, str) or not url.startswith(("https://", own)):
         raise InvalidValueError("redirect.url", "an https URL", type(url).__name__)
     fields = dict(_parameters(parameters if isinstance(parameters, list) else ()))
     if not fields and redirect.get("method", "GET") == "GET":

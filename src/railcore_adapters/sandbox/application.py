@@ -10,6 +10,7 @@ from typing import Final
 from railcore_adapters.sandbox.bank import Bank
 from railcore_adapters.sandbox.control import Control
 from railcore_adapters.sandbox.faults import Answer
+from railcore_adapters.sandbox.hyperpay import HyperPay
 from railcore_adapters.sandbox.ledger import Ledger
 from railcore_adapters.sandbox.psp import Psp
 from railcore_adapters.sandbox.wire import Refusal, Request, Response, invalid, json_response
@@ -25,12 +26,13 @@ _PSP_KINDS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Both providers, the ledger and the switchboard behind one address."""
+    """The providers, the ledger and the switchboard behind one address."""
 
     accounts: Mapping[str, str]
     ledger: Ledger
     psp: Psp
     bank: Bank
+    hyperpay: HyperPay
     control: Control
 
     def handle(self, request: Request) -> Answer:
@@ -47,6 +49,12 @@ class Application:
                 return self._provider(self.bank, request, rest, "payment")
             case ["bank", "authorize", payment_id]:
                 return Answer(self._customer(request, payment_id))
+            case ["v1", "paymentWidgets.js"]:
+                return Answer(self.hyperpay.script(request.query.get("checkoutId", "")))
+            case ["v1", *rest]:
+                return self.hyperpay.handle(request, self._authenticate(request), rest)
+            case ["hyperpay", "pay", name]:
+                return Answer(self.hyperpay.page(name, request))
             case ["control", *action]:
                 _allow(request, "POST")
                 return Answer(self.control.handle("/".join(action), request))

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
-Service: TypeAlias = Literal["psp", "bank"]
+Service: TypeAlias = Literal["psp", "bank", "hyperpay"]
 Kind: TypeAlias = Literal["authorization", "capture", "void", "refund"]
 Row: TypeAlias = "Charge | Movement | SeenRequest | SeenLookup"
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from secrets import token_hex
 from time import monotonic
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from railcore_adapters.sandbox.faults import Fault, Outcome
-from railcore_adapters.sandbox.ledger import Kind, now, stamp
+from railcore_adapters.sandbox.ledger import Kind, Service, now, stamp
 from railcore_adapters.sandbox.orders import Order, read_instrument, read_parent
 from railcore_adapters.sandbox.provider import Provider, instrument_fault
 from railcore_adapters.sandbox.shelf import Kept
@@ -49,7 +49,7 @@ class Psp(Provider[ChargeObject]):
     `Idempotency-Key` every POST charges again; that is the point.
     """
 
-    service = "psp"
+    service: ClassVar[Service] = "psp"
 
     def settle(self, name: str) -> dict[str, Any]:
         """

@@ -10,6 +10,7 @@ from railcore_adapters.sandbox.application import Application
 from railcore_adapters.sandbox.bank import Bank
 from railcore_adapters.sandbox.control import Control
 from railcore_adapters.sandbox.faults import FaultQueue, When, find_fault
+from railcore_adapters.sandbox.hyperpay import Charges, HyperPay
 from railcore_adapters.sandbox.ledger import Ledger
 from railcore_adapters.sandbox.psp import Psp
 from railcore_adapters.sandbox.server import HOST, Server
@@ -34,6 +35,7 @@ class Sandbox(Settings):
         ledger: What was really charged.
         psp: The fake PSP: `settle` and `decline` its pending charges.
         bank: The fake bank: `approve`, `reject`, `settle` and `expire` its payments.
+        hyperpay: A PSP of its own that speaks as HyperPay does: `pay` its checkouts.
         webhooks: Tells of what became of charges and payments, once it has a URL.
 
     >>> with Sandbox(delay_s=0.1) as sandbox:
@@ -46,6 +48,7 @@ class Sandbox(Settings):
     ledger: Ledger = field(init=False, repr=False, default_factory=Ledger)
     psp: Psp = field(init=False, repr=False)
     bank: Bank = field(init=False, repr=False)
+    hyperpay: HyperPay = field(init=False, repr=False)
     webhooks: WebhookSender = field(default_factory=WebhookSender, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,8 +56,11 @@ class Sandbox(Settings):
         self.psp = Psp(self.ledger, self, self._faults)
         self.bank = Bank(self.ledger, self, self._faults, lambda: self.url)
         self.psp.announce = self.bank.announce = self.webhooks.announce
+        self.hyperpay = HyperPay(Charges(self.ledger, self, self._faults), lambda: self.url)
         control = Control(self.psp, self.bank, self._faults, self, self.webhooks)
-        application = Application(self.accounts, self.ledger, self.psp, self.bank, control)
+        application = Application(
+            self.accounts, self.ledger, self.psp, self.bank, self.hyperpay, control
+        )
         self._server = Server(application.handle, lambda: self.drip_interval_s)
 
     @property

@@ -318,6 +318,15 @@ def test_an_error_of_the_query_is_none_of_the_payment(code: str) -> None:
     assert (result.failure, result.is_absent) == (None, False)
 
 
+@pytest.mark.parametrize("code", ["100.390.112", "600.200.500", "800.900.300"])
+def test_a_payment_that_is_found_failed_for_whatever_reason(code: str) -> None:
+    """Not as an outage of the lookup, which would be asked again for ever."""
+    execution = asked()
+    result, _ = played(GATEWAY.look_up(execution), answer(found(payment(execution, code))))
+    assert result.failure is Code.DECLINED
+    assert result.provider_response["code"] == code
+
+
 def test_a_success_counts_before_a_decline_and_a_second_one_is_told() -> None:
     execution = asked()
     declined = payment(execution, "800.100.153", id="first")

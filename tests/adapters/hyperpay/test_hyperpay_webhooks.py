@@ -138,6 +138,7 @@ def test_what_a_delivery_says_is_looked_up_unless_told_otherwise() -> None:
     [
         ("000.200.000", {}, PendingReason.PROVIDER_PROCESSING, None),
         ("800.100.155", {}, None, PaymentFailureCode.INSUFFICIENT_FUNDS),
+        ("100.390.112", {}, None, PaymentFailureCode.DECLINED),
         ("800.100.155", {"ndc": CHECKOUT}, PendingReason.OUTCOME_UNKNOWN, None),
         ("000.100.110", {}, PendingReason.OUTCOME_UNKNOWN, None),
         ("000.100.221", {}, PendingReason.OUTCOME_UNKNOWN, None),
