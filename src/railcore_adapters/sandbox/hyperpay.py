@@ -108,7 +108,7 @@ class HyperPay:
         try:
             if asked.get("entityId") != entity_of(account):
                 return _said(403, "800.900.300")
-            return self._handle(request.method, path, asked, account)
+            return self._handle(request, path, asked, account)
         except Refusal as refusal:
             return _refused(refusal, asked.get("paymentType", ""))
 
@@ -157,15 +157,16 @@ class HyperPay:
         return _see(self._returns[name], asked)
 
     def _handle(
-        self, method: str, path: Sequence[str], asked: Mapping[str, str], account: str
+        self, request: Request, path: Sequence[str], asked: Mapping[str, str], account: str
     ) -> Answer:
-        match method, list(path):
+        trouble = request.headers.get("x-sandbox-fault")
+        match request.method, list(path):
             case "POST", ["checkouts"]:
                 return self._prepare(asked, account)
             case "POST", ["registrations", token, "payments"]:
-                return self._order(asked, account, instrument=_TOKENS.get(token, token))
+                return self._order(asked, account, trouble, instrument=_TOKENS.get(token, token))
             case "POST", ["payments", parent]:
-                return self._order(asked, account, of=_inner(parent))
+                return self._order(asked, account, trouble, of=_inner(parent))
             case "GET", ["checkouts", checkout_id, "payment"]:
                 return self._status(account, checkout_id)
             case "GET", ["query"]:
@@ -182,7 +183,9 @@ class HyperPay:
             said["integrity"] = "sha384-sandbox"
         return _said(200, "000.200.100", **said)
 
-    def _order(self, form: Mapping[str, str], account: str, **more: str) -> Answer:
+    def _order(
+        self, form: Mapping[str, str], account: str, trouble: str | None = None, **more: str
+    ) -> Answer:
         kind = KINDS.get(form.get("paymentType", ""))
         if kind is None:
             raise invalid("paymentType must be DB, PA, CP, RV or RF.")
@@ -193,7 +196,7 @@ class HyperPay:
             method="POST",
             path="/",
             query={},
-            headers={},
+            headers={} if trouble is None else {"x-sandbox-fault": trouble},
             body=json.dumps(order).encode(),
             keep_alive=True,
         )

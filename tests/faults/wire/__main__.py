@@ -14,10 +14,10 @@ import time
 from railcore_adapters.embedded import EmbeddedPostgres
 from tests.conftest import SETTINGS
 from tests.faults.wire import matrix
-from tests.faults.wire.providers import STUB_BEHAVIOURS, StubProvider
+from tests.faults.wire.providers import PROVIDERS, STUB_BEHAVIOURS
 
 PROCESSES = 2
-PROVIDERS = frozenset(STUB_BEHAVIOURS)
+BEHAVIOURS = frozenset(STUB_BEHAVIOURS)
 
 
 def main() -> int:
@@ -26,10 +26,10 @@ def main() -> int:
     if asked.url is None:
         return _spread(asked)
     began_s = time.monotonic()
-    with StubProvider() as provider, matrix.databases(asked.url, asked.stages) as urls:
+    with PROVIDERS[asked.provider]() as provider, matrix.databases(asked.url, asked.stages) as urls:
         names = asked.operations or (matrix.IN_PAIRS if asked.pairs else ())
         kinds = matrix.kinds(provider, names)
-        some = [one for one in kinds if one.behaviour.name in (asked.behaviours or PROVIDERS)]
+        some = [one for one in kinds if one.behaviour.name in (asked.behaviours or BEHAVIOURS)]
         wanted = some[asked.part :: PROCESSES]
         tallies = asyncio.run(
             matrix.run(
@@ -58,8 +58,9 @@ def _spread(asked: argparse.Namespace) -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.wire", description=__doc__)
     parser.add_argument("operations", nargs="*", help="some operations; all by default")
+    parser.add_argument("--provider", choices=PROVIDERS, default="stub", help="whose client")
     parser.add_argument(
-        "--behaviour", action="append", dest="behaviours", choices=PROVIDERS, help="all by default"
+        "--behaviour", action="append", dest="behaviours", choices=BEHAVIOURS, help="all by default"
     )
     parser.add_argument("--pairs", action="store_true", help="a second fault in the recovery")
     parser.add_argument("--sample", type=int, default=0, help="so many cases a kind; 0 for all")

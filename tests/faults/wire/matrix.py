@@ -61,7 +61,10 @@ def kinds(provider: Provider, names: Sequence[str] = ()) -> list[Kind]:
         act = OPERATIONS[name]
         colours = ("async", "sync") if name in IN_BOTH_COLOURS else ("async",)
         for behaviour, colour in itertools.product(act.behaviours, colours):
-            asked = provider.behaviours.get(behaviour, provider.behaviours["answers"])
+            asked = provider.behaviours.get(behaviour)
+            if asked is None and behaviour.startswith("plain"):
+                continue  # it knows no keys anyway
+            asked = asked or provider.behaviours["answers"]
             found.append(Kind(act=act, behaviour=_named(asked, behaviour), colour=colour))
     return found
 

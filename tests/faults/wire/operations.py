@@ -57,6 +57,7 @@ class Case:
         fault: What befalls it; None for a rehearsal.
         again: What befalls its recovery, in a pair.
         account: Whose credentials at whom; ``others`` those of its neighbours.
+        token: The stored instrument that is charged.
         acts_on: The execution that it acts on, once that is prepared.
         news: Webhooks that wait for it.
         outcome: What its caller was told, as far as it lived to hear it.
@@ -68,6 +69,7 @@ class Case:
     number: int
     tenant: str
     account: Account
+    token: str
     others: Sequence[Account] = ()
     fault: Fault | None = None
     again: Fault | None = None
@@ -106,7 +108,7 @@ class Case:
         if operation.follows_a_parent:
             wanted["parent_execution_id"] = self.acts_on
         else:
-            wanted["instrument_token"] = "tok_visa"
+            wanted["instrument_token"] = self.token
         return PaymentContext(**{**wanted, **changes})
 
 

@@ -6,14 +6,17 @@ be made to do, and what its own ledger says afterwards. The rest of the matrix d
 """
 
 import json
+import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final, Protocol, Self
+from urllib.parse import parse_qsl
 
 import attrs
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from typing_extensions import override
 
 from railcore.enums import Idempotency, Operation, PaymentRail
@@ -23,9 +26,14 @@ from railcore.rails.card_psp import CardPspRail
 from railcore.redaction import Secret
 from railcore.routing import RouteCapabilities, TimingBounds
 from railcore.webhooks import WebhookTrust
+from railcore_adapters.hyperpay import HyperPayAccount, HyperPayGateway, HyperPayWebhooks
+from railcore_adapters.hyperpay.wire import OUR_KEY, TYPES, reference_of
 from railcore_adapters.sandbox import Sandbox
 from railcore_adapters.sandbox import ledger as sandbox_ledger
+from railcore_adapters.sandbox.hyperpay import KINDS as HYPERPAY_KINDS
+from railcore_adapters.sandbox.hyperpay import entity_of
 from railcore_adapters.sandbox.ledger import Charge, Movement
+from railcore_adapters.sandbox.psp import Psp
 from railcore_adapters.sandbox.webhooks import DEFAULT_SECRET
 from railcore_adapters.standard_webhooks import ID, SIGNATURE, TIMESTAMP, sign
 from railcore_adapters.stub import StubGateway, StubWebhooks
@@ -92,11 +100,13 @@ class Provider(Protocol):
     Attributes:
         name: As in routes.
         rail: Which rail its client is.
+        token: A stored instrument that is charged.
         behaviours: What it can be made to do.
     """
 
     name: str
     rail: PaymentRail
+    token: str
     behaviours: Mapping[str, Behaviour]
 
     def upstream(self, behaviour: Behaviour) -> Upstream:
@@ -190,6 +200,7 @@ class StubProvider:
 
     name = "stub"
     rail = PaymentRail.CARD_PSP
+    token = "tok_visa"
     behaviours: Mapping[str, Behaviour] = STUB_BEHAVIOURS
 
     def __init__(self) -> None:
@@ -205,7 +216,7 @@ class StubProvider:
     def __enter__(self) -> Self:
         for sandbox in (self._prompt, self._lagging):
             sandbox.accounts.clear()
-            sandbox.psp.announce = self._announce
+            self._psp(sandbox).announce = self._announce
             self._stack.enter_context(sandbox)
         return self
 
@@ -261,12 +272,12 @@ class StubProvider:
 
     def settle(self, account: str, key: str) -> None:
         behaviour = self._behaviours[account]
-        psp = self._sandbox(behaviour).psp
+        psp, name = self._psp(self._sandbox(behaviour)), self._reference(key)
         with suppress(LookupError, ValueError):
             if behaviour.name == "declines later":
-                psp.decline(key)
+                psp.decline(name)
             else:
-                psp.settle(key)
+                psp.settle(name)
 
     def take_news(self, account: str) -> Sequence[News]:
         with self._lock:
@@ -280,6 +291,12 @@ class StubProvider:
             for movement in sandbox.ledger.movements:
                 found += _moved(movement.kind, movement, accounts)
         return found
+
+    def _psp(self, sandbox: Sandbox) -> Psp:
+        return sandbox.psp
+
+    def _reference(self, key: str) -> str:
+        return key
 
     def _sandbox(self, behaviour: Behaviour) -> Sandbox:
         return self._lagging if behaviour.lags else self._prompt
@@ -311,3 +328,104 @@ def _moved(kind: str, row: Charge | Movement, accounts: Container[str]) -> list[
 
 def _key(account: str) -> str:
     return f"sk_sandbox_{account}"
+
+
+class Entities(Mapping[str, HyperPayAccount]):
+    """Every account is an entity at HyperPay."""
+
+    def __getitem__(self, account: str) -> HyperPayAccount:
+        return HyperPayAccount(entity_id=entity_of(account))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+HYPERPAY_BEHAVIOURS: Final = {
+    name: one for name, one in STUB_BEHAVIOURS.items() if not one.is_plain
+}
+
+
+class HyperPayProvider(StubProvider):
+    """HyperPay's gateway before the sandbox, which knows no idempotency keys."""
+
+    name = "hyperpay"
+    token = "tokvisa"
+    behaviours: Mapping[str, Behaviour] = HYPERPAY_BEHAVIOURS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: dict[str, str] = {}
+
+    @override
+    def client(self, base_url: str, behaviour: Behaviour) -> FlowRail[Any, Any]:
+        return CardPspRail(HyperPayGateway(accounts=Entities(), base_url=base_url, timing=TIMING))
+
+    @override
+    def edited(self, request: HttpRequest) -> HttpRequest:
+        if request.credentials_of is None or not request.moves_money:
+            return request
+        form = dict(parse_qsl(request.body.decode()))
+        self._keys[form["merchantTransactionId"]] = form[f"customParameters[{OUR_KEY}]"]
+        account = request.credentials_of[2]
+        fault, operation = self._behaviours[account].fault, self._under_way.get(account)
+        if fault is None or operation is None or form["paymentType"] != TYPES[operation]:
+            return request
+        return attrs.evolve(request, headers={**request.headers, "X-Sandbox-Fault": fault})
+
+    @override
+    def webhooks(self, behaviour: Behaviour) -> WebhookProvider:
+        trust = WebhookTrust.REFETCH if behaviour.refetches else WebhookTrust.BODY
+        return HyperPayWebhooks(trust)
+
+    @override
+    def webhook_secret(self, account: str) -> Secret:
+        return Secret("0f" * 32)
+
+    @override
+    def moved(self, accounts: Container[str]) -> Sequence[Moved]:
+        return [
+            attrs.evolve(one, key=self._keys.get(one.key, one.key))
+            for one in super().moved(accounts)
+        ]
+
+    @override
+    def _psp(self, sandbox: Sandbox) -> Psp:
+        return sandbox.hyperpay.charges
+
+    @override
+    def _reference(self, key: str) -> str:
+        return reference_of(key)
+
+    @override
+    def _announce(self, view: Mapping[str, Any]) -> None:
+        kinds = {kind: short for short, kind in HYPERPAY_KINDS.items()}
+        amount = f"{view['amount_minor'] // 100}.{view['amount_minor'] % 100:02}"
+        ends = {"succeeded": "000.000.000", "declined": "800.100.152", "pending": "000.200.000"}
+        payment = {
+            "id": str(view["id"]).replace("_", ""),
+            "paymentType": kinds[view["object"]],
+            "amount": amount,
+            "currency": view["currency"],
+            "merchantTransactionId": view["reference"],
+            "customParameters": {OUR_KEY: self._keys.get(view["reference"], "")},
+            "result": {"code": ends[view["status"]]},
+        }
+        body = json.dumps({"type": "PAYMENT", "payload": payment}).encode()
+        account, vector = str(view["account"]), os.urandom(12)
+        key = bytes.fromhex(self.webhook_secret(account).reveal())
+        sealed = AESGCM(key).encrypt(vector, body, None)
+        headers = [("X-Initialization-Vector", vector.hex())]
+        headers += [("X-Authentication-Tag", sealed[-16:].hex())]
+        news = News(self.name, account, headers, sealed[:-16].hex().encode())
+        with self._lock:
+            self._news[account].append(news)
+
+
+PROVIDERS: Final[Mapping[str, type[StubProvider]]] = {
+    "stub": StubProvider,
+    "hyperpay": HyperPayProvider,
+}
+"""The providers that the matrix can be run with."""

@@ -160,7 +160,14 @@ class Stage:
         number = next(self.numbers)
         tenant = f"{self.name}-{number}"
         account = (self.provider.rail, self.provider.name, tenant)
-        return Case(number=number, tenant=tenant, account=account, fault=fault, again=again)
+        return Case(
+            number=number,
+            tenant=tenant,
+            account=account,
+            token=self.provider.token,
+            fault=fault,
+            again=again,
+        )
 
     async def _deliver(self, event: JournalEvent) -> None:
         self.delivered.append((event.tenant_id, event.payment_id, event.seq))

@@ -13,7 +13,7 @@ from railcore.results import RailResult
 from tests.faults.wire import matrix
 from tests.faults.wire.matrix import Tally
 from tests.faults.wire.operations import OPERATIONS
-from tests.faults.wire.providers import StubProvider
+from tests.faults.wire.providers import PROVIDERS
 
 SEED = int(os.environ.get("RAILCORE_FAULT_SEED", "20261124"))
 pytestmark = pytest.mark.usefixtures("own_sessions")
@@ -25,8 +25,9 @@ async def played(
     colours: Sequence[str] = ("async",),
     sample: int = 16,
     pairs: bool = False,
+    provider_name: str = "stub",
 ) -> list[Tally]:
-    with StubProvider() as provider, matrix.databases(url, 3) as urls:
+    with PROVIDERS[provider_name]() as provider, matrix.databases(url, 3) as urls:
         wanted = [
             kind
             for kind in matrix.kinds(provider, names)
@@ -43,6 +44,16 @@ async def test_cp1_cp2_a_break_at_any_message_settles_without_a_double_charge(
 
     assert [matrix.line(one) for one in tallies if one.findings] == []
     assert sum(one.struck for one in tallies) == sum(one.run for one in tallies) == 160
+
+
+async def test_cp1_hyperpays_gateway_in_place_of_the_stubs_settles_as_well(
+    postgres_url: str,
+) -> None:
+    names = ("charge", "capture", "refund", "check", "webhook")
+    tallies = await played(postgres_url, *names, sample=8, provider_name="hyperpay")
+
+    assert [matrix.line(one) for one in tallies if one.findings] == []
+    assert sum(one.struck for one in tallies) == sum(one.run for one in tallies) == 32
 
 
 async def test_cp3_a_second_break_in_the_recovery_changes_nothing(postgres_url: str) -> None:
