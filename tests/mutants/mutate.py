@@ -55,7 +55,7 @@ _ENGINES: Final = (
 TARGETS: Final[Mapping[str, Sequence[str]]] = {
     "railcore/money.py": ["money", "errors"],
     "railcore/failures.py": ["failures", "results", "lifecycle"],
-    "railcore/lifecycle.py": ["lifecycle", "review", "engine", "kernel"],
+    "railcore/lifecycle.py": ["lifecycle", "lifecycle_told"],
     "railcore/kernel.py": ["kernel", "engine", "enqueue", "follow_ups", "breaker", "review"],
     "railcore/procedures.py": [*_ENGINES, "breaker"],
     "railcore/engine.py": [*_ENGINES, "story"],
