@@ -408,7 +408,7 @@ def _fault(error: Exception) -> str:
 
 
 def _item(delivery: Delivery, account: WebhookAccount, said: VerifiedDelivery) -> InboxItem:
-    digest = hashlib.sha256(delivery.body).digest()
+    digest = hashlib.sha256(said.body).digest()  # a copy may be encrypted anew
     return InboxItem(
         tenant_id=account.tenant_id,
         provider=delivery.provider,

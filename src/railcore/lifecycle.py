@@ -520,7 +520,7 @@ def _another_amount(
 
 
 def _called(provider_ref: str | None) -> str:
-    return str(provider_ref) if provider_ref is None else kept_reference(provider_ref)
+    return "None" if provider_ref is None else kept_reference(provider_ref)
 
 
 def _discrepancy(execution: PaymentExecution, kind: DiscrepancyKind, *claims: str) -> Discrepancy:

@@ -211,7 +211,7 @@ class InboxItem:
     Attributes:
         tenant_id: Whose account it came for; None where tenants share it.
         event_id: The provider's, or ``sha256:`` and the body's hash.
-        body_sha256: 32 bytes, of the body as received.
+        body_sha256: 32 bytes, of the body as verified: decrypted where the provider encrypts.
         body: What is parsed; as received on the first try, card numbers masked later.
         attempts: How often it was tried; a settlement of an earlier try changes nothing.
         faults: How many of the earlier tries failed, and did not only wait.

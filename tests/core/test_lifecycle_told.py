@@ -98,6 +98,17 @@ def told(kind: Kind, *sides: str, **more: Any) -> Discrepancy:
             ),
         ),
         (
+            execution(),
+            pending(PendingReason.AWAITING_FUNDS, reported=Money(7, USD), provider_ref="pi_1"),
+            told(
+                Kind.CURRENCY_DIFFERS,
+                "asked 12.50 SAR",
+                "reported 0.07 USD as pi_1",
+                provider_ref="pi_1",
+                reported=Money(7, USD),
+            ),
+        ),
+        (
             DECLINED,
             failed(PaymentFailureCode.CANCELLED),
             told(Kind.FAILURE_DIFFERS, "cancelled", "declined"),
@@ -339,7 +350,7 @@ def test_earlier_times_have_smaller_ranks() -> None:
 
 
 def test_only_what_is_pending_has_a_rank() -> None:
-    with pytest.raises(AssertionError, match="only pending facts are ranked"):
+    with pytest.raises(AssertionError, match="^only pending facts are ranked$"):
         rank_of_fact(success())
 
 

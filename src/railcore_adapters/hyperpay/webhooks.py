@@ -1,14 +1,13 @@
 """
 Hearing HyperPay's webhooks: AES-256-GCM around a payment, in hexadecimal.
 
-The tag is what proves where a delivery comes from; there is no signature and no event id. What is
-decrypted is kept and read. By default it is only a reason to look up, because one payment may be
-told of in several final states and in any order.
+The tag is what proves where a delivery comes from; there is no signature and no event id, so that
+what is decrypted stands for itself. By default it is only a reason to look up, because one payment
+may be told of in several final states and in any order.
 
 Source: docs.oppwa.com (Webhooks, Decryption).
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from railcore.enums import PaymentRail, PendingReason
-from railcore.errors import InvalidValueError, RailcoreError, WebhookRefusedError
+from railcore.errors import InvalidValueError, WebhookRefusedError
 from railcore.failures import PaymentFailureCode
 from railcore.redaction import Secret
 from railcore.results import RailResult
@@ -52,11 +51,13 @@ class HyperPayWebhooks:
     HyperPay's ``WebhookProvider``. A secret is the 64 hexadecimal digits of the portal.
 
     Attributes:
-        trust: Whether to look up what a delivery tells of, or to believe it. A decline on a
-            checkout and a success in test mode are looked up in any case.
+        trust: Whether to look up what a delivery tells of, or to believe it; a decline on a
+            checkout is never believed.
+        takes_test_mode: Whether a success of test mode is believed: on entities for play alone.
     """
 
     trust: WebhookTrust = WebhookTrust.REFETCH
+    takes_test_mode: bool = False
 
     def verify(
         self, delivery: Delivery, secrets: Sequence[Secret], _: datetime, /
@@ -77,7 +78,7 @@ class HyperPayWebhooks:
                 body = AESGCM(bytes.fromhex(secret.reveal())).decrypt(vector, sealed, None)
             except InvalidTag:
                 continue
-            return VerifiedDelivery(event_id=_event_id(body), body=body)
+            return VerifiedDelivery(event_id=None, body=body)
         raise WebhookRefusedError(delivery.provider, "no key of the account decrypts it")
 
     def parse(self, body: bytes, /) -> WebhookEvent:
@@ -98,7 +99,7 @@ class HyperPayWebhooks:
         if operation is None or not isinstance(ref, str):
             return WebhookEvent(news=())
         news = WebhookNews(
-            result=_result(payment, ref),
+            result=self._result(payment, ref),
             provider_key=key,
             provider_ref=ref,
             operation=operation,
@@ -106,21 +107,22 @@ class HyperPayWebhooks:
         )
         return WebhookEvent(news=(news,), occurred_at=_instant(payment.get("timestamp")))
 
-
-def _result(payment: Mapping[str, object], ref: str) -> RailResult:
-    """Return what is claimed; what may still change, and what is no payment, claims nothing."""
-    said = payment.get("result")
-    meaning = classify(str(said.get("code")) if isinstance(said, dict) else "")
-    on_a_checkout = is_checkout(str(payment.get("ndc")))
-    match meaning.outcome:
-        case Outcome.SUCCESS | Outcome.REVIEW:
-            return RailResult.success(ref, money_of(payment))
-        case Outcome.PENDING:
-            return RailResult.pending(PendingReason.PROVIDER_PROCESSING, provider_ref=ref)
-        case Outcome.FAILED if meaning.failure is not None and not on_a_checkout:
-            return RailResult.failed(told_of(meaning.failure), provider_ref=ref)
-        case _:
-            return _NOTHING_NEW
+    def _result(self, payment: Mapping[str, object], ref: str) -> RailResult:
+        """Return what is claimed; what may still change, and what is no payment, claims nothing."""
+        said = payment.get("result")
+        meaning = classify(str(said.get("code")) if isinstance(said, dict) else "")
+        on_a_checkout = is_checkout(str(payment.get("ndc")))
+        match meaning.outcome:
+            case Outcome.SUCCESS | Outcome.REVIEW:
+                return RailResult.success(ref, money_of(payment))
+            case Outcome.TEST_SUCCESS if self.takes_test_mode:
+                return RailResult.success(ref, money_of(payment))
+            case Outcome.PENDING:
+                return RailResult.pending(PendingReason.PROVIDER_PROCESSING, provider_ref=ref)
+            case Outcome.FAILED if meaning.failure is not None and not on_a_checkout:
+                return RailResult.failed(told_of(meaning.failure), provider_ref=ref)
+            case _:
+                return _NOTHING_NEW
 
 
 def _our_key(payment: Mapping[str, object]) -> str | None:
@@ -150,22 +152,6 @@ def _bytes_of(delivery: Delivery, text: bytes, name: str, length: int | None = N
         wanted = "hexadecimal digits" if length is None else f"{2 * length} hexadecimal digits"
         raise WebhookRefusedError(delivery.provider, f"its {name} is not {wanted}")
     return bytes.fromhex(text.decode("ascii"))
-
-
-def _event_id(body: bytes) -> str | None:
-    """Return what is the same in every copy of an event; None where the body has to stand."""
-    try:
-        event = _object(body)
-    except RailcoreError:
-        return None
-    payment = event.get("payload")
-    told = payment if isinstance(payment, dict) else {}
-    if not isinstance(told.get("id"), str):
-        return None
-    said = told.get("result")
-    code = said.get("code") if isinstance(said, dict) else None
-    parts = [event["type"], event.get("action"), told["id"], told.get("paymentType"), code]
-    return f"hyperpay:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}"
 
 
 def _object(body: bytes) -> dict[str, object]:

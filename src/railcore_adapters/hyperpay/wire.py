@@ -157,7 +157,7 @@ class Wire:
     def read_answer(self, response: HttpResponse) -> RailResult:
         """Return what the answer to a request of ours means; it is about our own payment."""
         body = response.json_object() or {}
-        if body.get("merchantTransactionId") not in {None, self._reference}:
+        if not _is_or_lacks(body, "merchantTransactionId", self._reference):
             return _UNREADABLE
         return self._read(body, response)
 
@@ -239,7 +239,7 @@ class Wire:
 
     def _read(self, item: Item, response: HttpResponse) -> RailResult:
         meaning = classify(_code(item))
-        if item.get("paymentType") not in {None, TYPES[self.execution.operation]}:
+        if not _is_or_lacks(item, "paymentType", TYPES[self.execution.operation]):
             return _UNREADABLE
         if not self._is_of_the_entity(item) or not self._is_of_the_parent(item):
             return _UNREADABLE
@@ -289,13 +289,14 @@ class Wire:
 
     def _is_of_the_entity(self, item: Item) -> bool:
         said = item.get("authentication")
-        entity = said.get("entityId") if isinstance(said, dict) else item.get("entityId")
-        return entity in {None, self.account.entity_id}
+        return _is_or_lacks(
+            said if isinstance(said, dict) else item, "entityId", self.account.entity_id
+        )
 
     def _is_of_the_parent(self, item: Item) -> bool:
         if not self.execution.operation.follows_a_parent:
             return True
-        return item.get("referencedId") in {None, self.execution.parent_ref}
+        return _is_or_lacks(item, "referencedId", self.execution.parent_ref)
 
     def _as_long_as_it_lives(self, result: RailResult, body: Item) -> RailResult:
         """Return *result*; a payer whose card was declined may try another on the same checkout."""
@@ -322,6 +323,12 @@ class Wire:
         """Order what was charged: first what was asked, and what is known already."""
         is_another = result.provider_ref != self.execution.provider_ref
         return result.reported != self.execution.money, is_another, str(result.provider_ref)
+
+
+def _is_or_lacks(item: Item, name: str, wanted: str | None) -> bool:
+    """Return whether *item* says *wanted*, or nothing of that name."""
+    said = item.get(name)
+    return said is None or said == wanted
 
 
 def sent_amount(money: Money, decimals: int) -> str:

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from hashlib import sha256
 from html import escape
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -24,6 +25,7 @@ from railcore.money import Currency, Money
 from railcore_adapters.sandbox.faults import FAULTS, Answer
 from railcore_adapters.sandbox.ledger import now
 from railcore_adapters.sandbox.psp import Psp
+from railcore_adapters.sandbox.webhooks import Parcel, WebhookSender
 from railcore_adapters.sandbox.wire import Refusal, Request, Response, invalid, json_response
 
 KINDS: Final[Mapping[str, str]] = {
@@ -33,6 +35,9 @@ KINDS: Final[Mapping[str, str]] = {
     "RV": "void",
     "RF": "refund",
 }
+DEFAULT_KEY: Final = "000102030405060708090a0b0c0d0e0f" * 2
+"""What encrypts its webhooks."""
+
 _TYPES: Final = {kind: short for short, kind in KINDS.items()}
 _TOKENS: Final = {fault.token.replace("_", ""): fault.token for fault in FAULTS.values()}
 _DECLINES: Final = {
@@ -92,14 +97,18 @@ class HyperPay:
     Attributes:
         charges: The PSP behind it: `settle` and `decline` what is pending.
         checkouts: What was prepared and may be paid.
+        webhooks: Tells of what became of payments, encrypted, once it has a URL.
     """
 
     def __init__(self, charges: Charges, base_url: Callable[[], str]) -> None:
         self.charges = charges
+        self.webhooks = WebhookSender(secret=DEFAULT_KEY, tell=self._told, seal=_sealed)
+        charges.announce = self.webhooks.announce
         self.checkouts: dict[str, _Checkout] = {}
         self._base_url = base_url
         self._echoes: dict[tuple[str, str], Mapping[str, str]] = {}
         self._returns: dict[str, str] = {}
+        self._ndcs: dict[tuple[str, str], str] = {}
         self._lock = threading.RLock()
 
     def handle(self, request: Request, account: str, path: Sequence[str]) -> Answer:
@@ -178,6 +187,7 @@ class HyperPay:
         _order_of(form, {})
         checkout_id = f"{token_hex(16).upper()}.sandbox"
         self.checkouts[checkout_id] = _Checkout(account=account, form=dict(form))
+        self._ndcs[account, form.get("merchantTransactionId", "")] = checkout_id
         said: dict[str, Any] = {"id": checkout_id, "ndc": checkout_id}
         if form.get("integrity") == "true":
             said["integrity"] = "sha384-sandbox"
@@ -242,6 +252,13 @@ class HyperPay:
         status = 400 if body["status"] == "declined" else 200
         return replace(answer, response=_json_of(status, said))
 
+    def _told(self, view: Mapping[str, Any], _: str) -> Mapping[str, Any]:
+        payment = {
+            **self._payment(view),
+            "authentication": {"entityId": entity_of(view["account"])},
+        }
+        return {"type": "PAYMENT", "payload": payment}
+
     def _payment(self, view: Mapping[str, Any], return_url: str | None = None) -> dict[str, Any]:
         currency = Currency.of(view["currency"])
         outer = str(view["id"]).replace("_", "")
@@ -255,6 +272,7 @@ class HyperPay:
             "result": _result(_code(view)),
             "customParameters": self._echoes.get((view["account"], view["reference"]), {}),
             "timestamp": _stamp(),
+            "ndc": self._ndcs.get((view["account"], view["reference"]), ""),
         }
         if "of" in view:
             said["referencedId"] = str(view["of"]).replace("_", "")
@@ -268,6 +286,22 @@ class HyperPay:
 def entity_of(account: str) -> str:
     """Return the entity that an account of the sandbox is: letters and digits."""
     return f"entity{re.sub('[^A-Za-z0-9]', '', account)}"
+
+
+def _sealed(parcel: Parcel) -> tuple[Mapping[str, str], bytes]:
+    """Return *parcel* encrypted with its secret, or with what becomes of another text."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - an extra
+
+    is_key = re.fullmatch("[0-9a-f]{64}", parcel.secret)
+    key = parcel.secret if is_key else sha256(parcel.secret.encode()).hexdigest()
+    vector = token_bytes(12)
+    sealed = AESGCM(bytes.fromhex(key)).encrypt(vector, parcel.body, None)
+    headers = {
+        "Content-Type": "text/plain",
+        "X-Initialization-Vector": vector.hex(),
+        "X-Authentication-Tag": sealed[-16:].hex().upper(),
+    }
+    return headers, sealed[:-16].hex().upper().encode()
 
 
 def _order_of(form: Mapping[str, str], more: Mapping[str, str]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Sandbox(Settings):
         """Close all connections and stop serving; a second time changes nothing."""
         self._server.stop()
         self.webhooks.stop()
+        self.hyperpay.webhooks.stop()
 
     def fail_next(self, count: int, fault: str, *, when: When = "create") -> None:
         """

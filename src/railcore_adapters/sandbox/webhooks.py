@@ -13,7 +13,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, get_args
 from urllib.parse import urlsplit
@@ -47,7 +47,9 @@ class SentWebhook:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Waiting:
+class Parcel:
+    """An event on its way."""
+
     event_id: str
     account: str
     body: bytes
@@ -69,6 +71,8 @@ class WebhookSender:
         secret: What signs them.
         delay_s: The wait of `late` and `reversed`.
         retry_s: The wait before a delivery is tried again.
+        tell: What the body says of an object, as it is shown, and the event's id.
+        seal: Headers and body as they leave, signed or encrypted.
         sent: Every delivery, in the order in which they left.
     """
 
@@ -77,10 +81,16 @@ class WebhookSender:
     secret: str = DEFAULT_SECRET
     delay_s: float = 0.2
     retry_s: float = 0.1
+    tell: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = field(
+        default_factory=lambda: _told, repr=False
+    )
+    seal: Callable[[Parcel], tuple[Mapping[str, str], bytes]] = field(
+        default_factory=lambda: _signed, repr=False
+    )
     sent: list[SentWebhook] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Parcel] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_stopping = False
@@ -132,26 +142,21 @@ class WebhookSender:
             self._thread.join()
             self._thread = None
 
-    def _event(self, view: Mapping[str, Any]) -> _Waiting:
+    def _event(self, view: Mapping[str, Any]) -> Parcel:
         self._count += 1
         name = f"{view['id']}/{view['status']}/{self._count}"
         event_id = f"evt_{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}"
-        told = {
-            "id": event_id,
-            "type": f"{view['object']}.updated",
-            "created_at": stamp(now()),
-            "data": dict(view),
-        }
-        return _Waiting(
+        return Parcel(
             event_id=event_id,
             account=str(view["account"]),
-            body=json.dumps(told, separators=(",", ":")).encode(),
+            body=_json(self.tell(view, event_id)),
             due_s=time.monotonic(),
             secret=self.secret,
         )
 
-    def _planned(self, view: Mapping[str, Any], event: _Waiting) -> list[_Waiting]:
-        lie = replace(event, body=_lie(event.body, view), is_true=False, left=1, done=None)
+    def _planned(self, view: Mapping[str, Any], event: Parcel) -> list[Parcel]:
+        said = _json(self.tell(_lie(view), event.event_id))
+        lie = replace(event, body=said, is_true=False, left=1, done=None)
         match self.how:
             case "late":
                 return [replace(event, due_s=event.due_s + self.delay_s)]
@@ -166,7 +171,7 @@ class WebhookSender:
             case _:
                 return [event]
 
-    def _turned_round(self, event: _Waiting) -> list[_Waiting]:
+    def _turned_round(self, event: Parcel) -> list[Parcel]:
         """Hold the event and those before it, the newest due first."""
         due_s = event.due_s + self.delay_s
         with self._changed:
@@ -178,7 +183,7 @@ class WebhookSender:
             for place, one in enumerate([event, *sorted(held, key=lambda one: one.due_s)])
         ]
 
-    def _put(self, waiting: _Waiting) -> None:
+    def _put(self, waiting: Parcel) -> None:
         with self._changed:
             self._is_stopping = False
             self._waiting.append(waiting)
@@ -191,7 +196,7 @@ class WebhookSender:
 
     def _run(self) -> None:
         while (waiting := self._next()) is not None:
-            status = _post(self.url, waiting)
+            status = _post(self.url, *self.seal(waiting))
             row = SentWebhook(event_id=waiting.event_id, is_true=waiting.is_true, status=status)
             self.sent.append(row)
             if waiting.done is not None:
@@ -203,7 +208,7 @@ class WebhookSender:
                     self._waiting.append(replace(waiting, due_s=due_s, left=waiting.left - 1))
                 self._changed.notify_all()
 
-    def _next(self) -> _Waiting | None:
+    def _next(self) -> Parcel | None:
         with self._changed:
             while not self._is_stopping:
                 first = min(self._waiting, key=lambda one: one.due_s, default=None)
@@ -224,26 +229,41 @@ _KINDS: Final[Mapping[str, Any]] = {
 }
 
 
-def _lie(body: bytes, view: Mapping[str, Any]) -> bytes:
-    """Return *body* with another outcome."""
-    status = str(view["status"])
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _told(view: Mapping[str, Any], event_id: str) -> Mapping[str, Any]:
+    return {
+        "id": event_id,
+        "type": f"{view['object']}.updated",
+        "created_at": stamp(now()),
+        "data": dict(view),
+    }
+
+
+def _lie(view: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return *view* with another outcome."""
     liar = {"succeeded": "declined", "settled": "rejected", "declined": "succeeded"}
-    said = f'"status":"{liar.get(status, "settled")}"'
-    return body.replace(f'"status":"{status}"'.encode(), said.encode())
+    return {**view, "status": liar.get(str(view["status"]), "settled")}
 
 
-def _post(url: str, waiting: _Waiting) -> int:
-    parts = urlsplit(url)
+def _signed(parcel: Parcel) -> tuple[Mapping[str, str], bytes]:
     timestamp = int(time.time())
     headers = {
         "content-type": "application/json",
-        ID: waiting.event_id,
+        ID: parcel.event_id,
         TIMESTAMP: str(timestamp),
-        SIGNATURE: sign(Secret(waiting.secret), waiting.event_id, timestamp, waiting.body),
+        SIGNATURE: sign(Secret(parcel.secret), parcel.event_id, timestamp, parcel.body),
     }
+    return headers, parcel.body
+
+
+def _post(url: str, headers: Mapping[str, str], body: bytes) -> int:
+    parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.netloc, timeout=_TIMEOUT_S)
     try:
-        connection.request("POST", parts.path, waiting.body, headers)
+        connection.request("POST", parts.path, body, dict(headers))
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
         return 0
