@@ -71,7 +71,7 @@ def test_a_success_in_test_mode_is_believed_where_that_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("where", ["body", "vector", "tag", "key"])
-def test_b8_a_tampered_delivery_is_refused(where: str) -> None:
+def test_a_tampered_delivery_is_refused(where: str) -> None:
     delivery = sealed(event())
     headers, body = dict(delivery.headers), delivery.body
     match where:
