@@ -14,10 +14,11 @@ import time
 from railcore_adapters.embedded import EmbeddedPostgres
 from tests.conftest import SETTINGS
 from tests.faults.wire import matrix
-from tests.faults.wire.providers import PROVIDERS, STUB_BEHAVIOURS
+from tests.faults.wire.operations import OPERATIONS
+from tests.faults.wire.providers import PROVIDERS
 
 PROCESSES = 2
-BEHAVIOURS = frozenset(STUB_BEHAVIOURS)
+BEHAVIOURS = frozenset(name for act in OPERATIONS.values() for name in act.behaviours)
 
 
 def main() -> int:
@@ -29,8 +30,9 @@ def main() -> int:
     with PROVIDERS[asked.provider]() as provider, matrix.databases(asked.url, asked.stages) as urls:
         names = asked.operations or (matrix.IN_PAIRS if asked.pairs else ())
         kinds = matrix.kinds(provider, names)
-        some = [one for one in kinds if one.behaviour.name in (asked.behaviours or BEHAVIOURS)]
-        wanted = some[asked.part :: PROCESSES]
+        if asked.behaviours:
+            kinds = [one for one in kinds if one.behaviour.name in asked.behaviours]
+        wanted = kinds[asked.part :: PROCESSES]
         tallies = asyncio.run(
             matrix.run(
                 urls,
