@@ -350,7 +350,7 @@ def test_earlier_times_have_smaller_ranks() -> None:
 
 
 def test_only_what_is_pending_has_a_rank() -> None:
-    with pytest.raises(AssertionError, match="^only pending facts are ranked$"):
+    with pytest.raises(AssertionError, match=r"^only pending facts are ranked$"):
         rank_of_fact(success())
 
 
