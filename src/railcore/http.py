@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Generator, Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, TypeVar
 
@@ -119,6 +120,19 @@ def retry_after_s(response: HttpResponse) -> float | None:
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return max(0.0, min(left_s, _DAY_S))
+
+
+def instant(value: object) -> datetime | None:
+    """
+    Return the time in an answer, with its offset: ISO 8601, or a blank in place of the T.
+
+    None for what is none, or has no offset.
+    """
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+    return None if at is None or at.utcoffset() is None else at
 
 
 Exchange = Generator[HttpRequest, HttpResponse, Answer]

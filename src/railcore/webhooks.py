@@ -5,6 +5,7 @@ A delivery is verified on its raw bytes before anything else is looked at, store
 once, and only then read and applied. A provider's part is pure: it verifies and it parses.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -151,6 +152,22 @@ class WebhookNews:
         if self.provider_key is None and self.reference is None and self.provider_ref is None:
             wanted = "a provider key, a reference or the provider's own id"
             raise InvalidValueError("provider_key", wanted, "none")
+
+
+def json_event(body: bytes) -> Mapping[str, object]:
+    """
+    Return the JSON object that a verified body is; it says its ``type``.
+
+    Raises:
+        InvalidValueError: It is anything else.
+    """
+    try:
+        value: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError("body", "a JSON object", type(error).__name__) from error
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        raise InvalidValueError("body", "a JSON object with a type", type(value).__name__)
+    return value
 
 
 @attrs.frozen(kw_only=True)

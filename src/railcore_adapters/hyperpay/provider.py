@@ -1,10 +1,11 @@
 """HyperPay's flows. Everything that they read and write is in ``wire``."""
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 import attrs
 
-from railcore.enums import Idempotency, Lookup, Operation, SettlementMode
+from railcore.enums import Idempotency, Lookup, Operation, RouteMode, SettlementMode
 from railcore.errors import InvalidValueError
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
@@ -14,6 +15,7 @@ from railcore.results import RailResult
 from railcore.routing import RouteCapabilities, TimingBounds
 from railcore_adapters.hyperpay import wire
 from railcore_adapters.hyperpay.settings import (
+    HOSTS,
     HYPERPAY_TIMING,
     LIVE_URL,
     TEST_URL,
@@ -37,7 +39,7 @@ class HyperPayGateway:
 
     Attributes:
         accounts: The entities, by the account of the route.
-        base_url: The host: live and test never mix.
+        base_url: The host: what is for play is not sent to the live one, nor the other way round.
         timing: The bounds to declare.
     """
 
@@ -66,7 +68,7 @@ class HyperPayGateway:
     def start(self, execution: PaymentExecution, /) -> Exchange[RailResult]:
         """Return the flow that prepares a checkout, charges what is stored, or acts on a parent."""
         account = self.accounts.get(execution.account)
-        if account is None:
+        if account is None or not self._is_for(execution.mode):
             return answered(RailResult.failed(PaymentFailureCode.CONFIGURATION_ERROR))
         if not account.can(execution.operation):
             return answered(RailResult.failed(PaymentFailureCode.UNSUPPORTED_OPERATION))
@@ -84,6 +86,9 @@ class HyperPayGateway:
         if account is None:
             return answered(RailResult.unknown(PaymentFailureCode.INTERNAL_ERROR))
         return self._query(self._wire(execution, account))
+
+    def _is_for(self, mode: RouteMode) -> bool:
+        return HOSTS.get(urlsplit(self.base_url).hostname or "", mode) is mode
 
     def _wire(self, execution: PaymentExecution, account: HyperPayAccount) -> wire.Wire:
         return wire.Wire(self.base_url, execution, account, self.timing)

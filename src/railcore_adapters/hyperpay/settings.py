@@ -1,11 +1,14 @@
 """What HyperPay is told about an account, and what it guarantees about time."""
 
 import re
+from collections.abc import Mapping
+from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
 
-from railcore.enums import Operation
+from railcore.enums import Operation, RouteMode
 from railcore.errors import InvalidValueError
 from railcore.routing import TimingBounds
 
@@ -27,8 +30,21 @@ not found has not arrived; G allows for a reporting database that lags; W does n
 nothing makes a repetition harmless. The answer is waited for as long as a lease of a minute allows.
 """
 
-CHECKOUT_LIFE_S: Final = 30 * 60
+CHECKOUT_LIFE: Final = timedelta(minutes=30)
 """For how long a payer can pay on a checkout (the provider's COPYandPAY guide)."""
+
+CHECKOUT_SLACK: Final = timedelta(minutes=5)
+"""How much later nothing can come of it any more: what was begun has ended, and reports show it."""
+
+HOSTS: Final[Mapping[str, RouteMode]] = MappingProxyType(
+    {
+        "eu-prod.oppwa.com": RouteMode.LIVE,
+        "oppwa.com": RouteMode.LIVE,
+        "eu-test.oppwa.com": RouteMode.SANDBOX,
+        "test.oppwa.com": RouteMode.SANDBOX,
+    }
+)
+"""What the provider's hosts are for, their older names among them."""
 
 _ENTITY: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 _BRAND: Final = re.compile(r"[A-Z0-9_]{1,32}")

@@ -19,8 +19,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from railcore.enums import PaymentRail, PendingReason
-from railcore.errors import InvalidValueError, WebhookRefusedError
+from railcore.errors import InvalidValueError, RailcoreError, WebhookRefusedError
 from railcore.failures import PaymentFailureCode
+from railcore.http import instant
 from railcore.redaction import Secret
 from railcore.results import RailResult
 from railcore.webhooks import (
@@ -29,6 +30,7 @@ from railcore.webhooks import (
     WebhookEvent,
     WebhookNews,
     WebhookTrust,
+    json_event,
 )
 from railcore_adapters.hyperpay.codes import Outcome, classify, told_of
 from railcore_adapters.hyperpay.wire import OUR_KEY, TYPES, is_checkout, money_of
@@ -88,7 +90,7 @@ class HyperPayWebhooks:
         Raises:
             InvalidValueError: It is no event, or says what cannot be.
         """
-        event = _object(body)
+        event = json_event(body)
         payment = event.get("payload")
         if event["type"] != "PAYMENT":
             return WebhookEvent(news=())
@@ -105,7 +107,7 @@ class HyperPayWebhooks:
             operation=operation,
             rail=PaymentRail.CARD_PSP,
         )
-        return WebhookEvent(news=(news,), occurred_at=_instant(payment.get("timestamp")))
+        return WebhookEvent(news=(news,), occurred_at=instant(payment.get("timestamp")))
 
     def _result(self, payment: Mapping[str, object], ref: str) -> RailResult:
         """Return what is claimed; what may still change, and what is no payment, claims nothing."""
@@ -114,15 +116,23 @@ class HyperPayWebhooks:
         on_a_checkout = is_checkout(str(payment.get("ndc")))
         match meaning.outcome:
             case Outcome.SUCCESS | Outcome.REVIEW:
-                return RailResult.success(ref, money_of(payment))
+                return _moved(payment, ref)
             case Outcome.TEST_SUCCESS if self.takes_test_mode:
-                return RailResult.success(ref, money_of(payment))
+                return _moved(payment, ref)
             case Outcome.PENDING:
                 return RailResult.pending(PendingReason.PROVIDER_PROCESSING, provider_ref=ref)
             case Outcome.FAILED if meaning.failure is not None and not on_a_checkout:
                 return RailResult.failed(told_of(meaning.failure), provider_ref=ref)
             case _:
                 return _NOTHING_NEW
+
+
+def _moved(payment: Mapping[str, object], ref: str) -> RailResult:
+    """Return the success that is claimed; one that says no amount, as a void may, is looked up."""
+    try:
+        return RailResult.success(ref, money_of(payment))
+    except RailcoreError:
+        return _NOTHING_NEW
 
 
 def _our_key(payment: Mapping[str, object]) -> str | None:
@@ -152,21 +162,3 @@ def _bytes_of(delivery: Delivery, text: bytes, name: str, length: int | None = N
         wanted = "hexadecimal digits" if length is None else f"{2 * length} hexadecimal digits"
         raise WebhookRefusedError(delivery.provider, f"its {name} is not {wanted}")
     return bytes.fromhex(text.decode("ascii"))
-
-
-def _object(body: bytes) -> dict[str, object]:
-    try:
-        value: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidValueError("body", "a JSON object", type(error).__name__) from error
-    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        raise InvalidValueError("body", "a JSON object with a type", type(value).__name__)
-    return value
-
-
-def _instant(value: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return None if at.utcoffset() is None else at

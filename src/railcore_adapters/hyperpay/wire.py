@@ -11,8 +11,9 @@ Source: docs.oppwa.com (COPYandPAY, Server-to-Server, Backoffice Operations, Tra
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
 from typing import Final, cast
 from urllib.parse import urlencode
 
@@ -22,12 +23,16 @@ from railcore.enums import Operation, PendingReason, RouteMode
 from railcore.errors import InvalidValueError, RailcoreError
 from railcore.execution import PaymentExecution
 from railcore.failures import DefiniteFailureCode, PaymentFailureCode
-from railcore.http import HttpRequest, HttpResponse, retry_after_s
+from railcore.http import HttpRequest, HttpResponse, instant, retry_after_s
 from railcore.money import Currency, Money
 from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
 from railcore.routing import TimingBounds
 from railcore_adapters.hyperpay.codes import Meaning, Outcome, classify, told_of
-from railcore_adapters.hyperpay.settings import CHECKOUT_LIFE_S, HyperPayAccount
+from railcore_adapters.hyperpay.settings import (
+    CHECKOUT_LIFE,
+    CHECKOUT_SLACK,
+    HyperPayAccount,
+)
 
 Item = Mapping[str, object]
 """A payment as HyperPay shows it."""
@@ -44,14 +49,13 @@ TYPES: Final[Mapping[Operation, str]] = {
 OUR_KEY: Final = "SHOPPER_railcore"
 """The custom parameter that carries the provider key, which webhooks bring back."""
 
-THROTTLE_S: Final = 35.0
-"""How long to leave a reference alone: it can be asked for twice a minute."""
-
 _KEPT: Final = ("id", "paymentType", "paymentBrand", "referencedId", "timestamp")
 """What is stored of an answer, beside its code."""
 
 _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _REFERENCE_LENGTH: Final = 20
+_SESSION_OVER: Final = "200.300.404"
+_FOUND: Final = "000.000.100"
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CHECKOUT: Final = re.compile(r"[0-9A-F]{32}\.[A-Za-z0-9-]{1,40}")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9]{1,64}")
@@ -132,12 +136,12 @@ class Wire:
     def read_checkout(self, response: HttpResponse) -> RailResult:
         """Return what the answer to ``checkout`` means."""
         body = response.json_object() or {}
-        meaning, checkout_id = classify(_code(body)), body.get("id")
+        meaning, checkout_id = _meaning(body), body.get("id")
         if meaning.outcome is Outcome.FAILED and meaning.failure is not None:
             return RailResult.failed(meaning.failure, provider_response=_kept(body))
         prepared = meaning.outcome is Outcome.PENDING and _code(body) == "000.200.100"
         if not prepared or not isinstance(checkout_id, str) or not is_checkout(checkout_id):
-            return _later(_UNREADABLE, meaning, response)
+            return _unread(response)
         integrity = body.get("integrity")
         fields = {"action": str(self.execution.context.return_url)}
         fields["brands"] = " ".join(self.account.brands)
@@ -150,7 +154,7 @@ class Wire:
             next_action=NextAction(
                 kind=NextActionKind.WIDGET, url=script, reference=checkout_id, fields=fields
             ),
-            expires_at=_after(body, CHECKOUT_LIFE_S),
+            expires_at=_expiry(body, response),
             provider_response=_kept(body),
         )
 
@@ -159,32 +163,35 @@ class Wire:
         body = response.json_object() or {}
         if not _is_or_lacks(body, "merchantTransactionId", self._reference):
             return _UNREADABLE
+        if self._acts_on_nothing(body):
+            return RailResult.failed(PaymentFailureCode.DECLINED, provider_response=_kept(body))
         return self._read(body, response)
 
     def read_returned(self, response: HttpResponse) -> RailResult:
         """Return what the status of a checkout means, which may be another order's."""
         body = response.json_object() or {}
         if body.get("merchantTransactionId") != self._reference:
-            return _later(_UNREADABLE, classify(_code(body)), response)
-        return self._as_long_as_it_lives(self._read(body, response), body)
+            return _of_a_lookup(classify(_code(body)), response)
+        return self._as_long_as_it_lives(self._read(body, response), body, response)
 
     def read_query(self, response: HttpResponse) -> RailResult:
         """Return what the payments under our reference mean; none of them proves nothing yet."""
         body = response.json_object() or {}
         meaning, found = classify(_code(body)), body.get("payments", body.get("records"))
-        if found is None and meaning.outcome is Outcome.ABSENT:
-            return self._absent(body)
+        is_nothing = found == [] and _code(body) == _FOUND
+        if is_nothing or (found is None and meaning.outcome is Outcome.ABSENT):
+            return self._absent(body, response)
         if not isinstance(found, list):
-            return _later(_UNREADABLE, meaning, response)
+            return _of_a_lookup(meaning, response)
         results = [self._read(one, response) for one in found if self._is_ours(one)]
         if not results:
-            return self._absent(body) if not found else _UNREADABLE
+            return _unread(response)
         taken = {one.provider_ref: one for one in results if one.status is ResultStatus.SUCCESS}
         if len(taken) > 1:  # one is what was asked; the others are charges too many
             first, *others = sorted(taken.values(), key=self._strangeness)
             return attrs.evolve(first, also=tuple(others))
         best = max(results, key=lambda result: _MOST_TRUSTED[result.status])
-        return self._as_long_as_it_lives(best, body)
+        return self._as_long_as_it_lives(best, body, response)
 
     @property
     def _reference(self) -> str:
@@ -238,7 +245,7 @@ class Wire:
         )
 
     def _read(self, item: Item, response: HttpResponse) -> RailResult:
-        meaning = classify(_code(item))
+        meaning = _meaning(item)
         if not _is_or_lacks(item, "paymentType", TYPES[self.execution.operation]):
             return _UNREADABLE
         if not self._is_of_the_entity(item) or not self._is_of_the_parent(item):
@@ -261,7 +268,7 @@ class Wire:
             case Outcome.PENDING:
                 return self._pending(item)
             case _:
-                return _later(_UNREADABLE, meaning, response)
+                return _unread(response)
 
     def _success(self, item: Item, meaning: Meaning) -> RailResult:
         is_ours = item.get("merchantTransactionId") == self._reference
@@ -298,26 +305,43 @@ class Wire:
             return True
         return _is_or_lacks(item, "referencedId", self.execution.parent_ref)
 
-    def _as_long_as_it_lives(self, result: RailResult, body: Item) -> RailResult:
+    def _acts_on_nothing(self, body: Item) -> bool:
+        """Return whether it was refused because there is no payment that it could act on."""
+        is_absent = classify(_code(body)).outcome is Outcome.ABSENT
+        return is_absent and self.execution.operation.follows_a_parent
+
+    def _as_long_as_it_lives(
+        self, result: RailResult, body: Item, response: HttpResponse
+    ) -> RailResult:
         """Return *result*; a payer whose card was declined may try another on the same checkout."""
         if result.failure is None:
             return result
-        if not self._is_over(body):
-            return RailResult.unknown(PaymentFailureCode.INVALID_RESPONSE)
+        if not self._is_over(body, response):
+            return self._still_open()
         return attrs.evolve(result, failure=told_of(cast("DefiniteFailureCode", result.failure)))
 
-    def _absent(self, body: Item) -> RailResult:
-        if is_checkout(self.execution.provider_ref) and self._is_over(body):
-            return RailResult.failed(PaymentFailureCode.CANCELLED, provider_response=_kept(body))
-        return RailResult.absent()
+    def _absent(self, body: Item, response: HttpResponse) -> RailResult:
+        if not is_checkout(self.execution.provider_ref):
+            return RailResult.absent()
+        if not self._is_over(body, response):
+            return self._still_open()
+        return RailResult.failed(PaymentFailureCode.CANCELLED, provider_response=_kept(body))
 
-    def _is_over(self, body: Item) -> bool:
+    def _still_open(self) -> RailResult:
+        """Return what is known already: the payer has a checkout and may yet pay on it."""
+        return RailResult.pending(
+            PendingReason.CUSTOMER_ACTION,
+            provider_ref=self.execution.provider_ref,
+            next_action=self.execution.next_action,
+            expires_at=self.execution.expires_at,
+        )
+
+    def _is_over(self, body: Item, response: HttpResponse) -> bool:
         """Return whether nobody can pay any more, by the provider's own clock."""
-        until, now = self.execution.expires_at, _instant(body.get("timestamp"))
         if not is_checkout(self.execution.provider_ref):
             return True
-        slack = timedelta(seconds=self.timing.silence_proves_after_s)
-        return until is not None and now is not None and now >= until + slack
+        until, now = self.execution.expires_at, _now(body, response)
+        return until is not None and now is not None and now >= until + CHECKOUT_SLACK
 
     def _strangeness(self, result: RailResult) -> tuple[bool, bool, str]:
         """Order what was charged: first what was asked, and what is known already."""
@@ -396,12 +420,24 @@ def _parameters(parameters: Sequence[object]) -> Sequence[tuple[str, str]]:
     ]
 
 
-def _later(result: RailResult, meaning: Meaning, response: HttpResponse) -> RailResult:
-    """Return *result* with when to ask again."""
-    rest_s = retry_after_s(response)
-    if rest_s is None and (meaning.outcome is Outcome.THROTTLED or response.status == 429):
-        rest_s = THROTTLE_S
-    return attrs.evolve(result, retry_after_s=rest_s)
+def _unread(response: HttpResponse) -> RailResult:
+    return attrs.evolve(_UNREADABLE, retry_after_s=retry_after_s(response))
+
+
+def _of_a_lookup(meaning: Meaning, response: HttpResponse) -> RailResult:
+    """Return what an answer to a lookup means that shows no payment: nothing of any."""
+    if meaning.outcome is Outcome.THROTTLED:  # of this reference alone; the provider is well
+        throttled = RailResult.failed(PaymentFailureCode.RATE_LIMITED)
+        return attrs.evolve(throttled, retry_after_s=retry_after_s(response))
+    return _unread(response)
+
+
+def _meaning(item: Item) -> Meaning:
+    """Return what the code of an answer means; one code means two things."""
+    result, code = item.get("result"), _code(item)
+    if code == _SESSION_OVER and isinstance(result, dict) and result.get("parameterErrors"):
+        return Meaning(Outcome.FAILED, PaymentFailureCode.CONFIGURATION_ERROR)
+    return classify(code)
 
 
 def _code(item: Item) -> str:
@@ -416,18 +452,17 @@ def _id(item: Item) -> str:
     return value
 
 
-def _instant(value: object) -> datetime | None:
-    """Return a time as the provider writes it, ``2026-08-30 11:13:20+0000``; None for none."""
+def _now(body: Item, response: HttpResponse) -> datetime | None:
+    """Return the provider's time: of the answer's ``Date``, or as its body says."""
     try:
-        at = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return None if at.utcoffset() is None else at
+        return parsedate_to_datetime(response.headers["date"]).astimezone(UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return instant(body.get("timestamp"))
 
 
-def _after(body: Item, seconds: int) -> datetime | None:
-    at = _instant(body.get("timestamp"))
-    return None if at is None else at + timedelta(seconds=seconds)
+def _expiry(body: Item, response: HttpResponse) -> datetime | None:
+    now = _now(body, response)
+    return None if now is None else now + CHECKOUT_LIFE
 
 
 def _kept(item: Item) -> Mapping[str, object]:

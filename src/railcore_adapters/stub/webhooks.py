@@ -5,7 +5,6 @@ A delivery's body is ``{"id": ..., "type": "charge.updated", "data": {...}}``, w
 object as a lookup would show it. Types that do not end in ``.updated`` are not about payments.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -14,6 +13,7 @@ import attrs
 
 from railcore.enums import Operation, PaymentRail
 from railcore.errors import InvalidValueError, WebhookRefusedError
+from railcore.http import instant
 from railcore.redaction import Secret
 from railcore.webhooks import (
     Delivery,
@@ -21,6 +21,7 @@ from railcore.webhooks import (
     WebhookEvent,
     WebhookNews,
     WebhookTrust,
+    json_event,
 )
 from railcore_adapters import standard_webhooks
 from railcore_adapters.stub.wire import read_news
@@ -78,7 +79,7 @@ class StubWebhooks:
         Raises:
             InvalidValueError: It says what cannot be, or is no event at all.
         """
-        event = _object(body)
+        event = json_event(body)
         if not str(event["type"]).endswith(_OF_PAYMENTS):
             return WebhookEvent(news=())
         item = event.get("data")
@@ -92,22 +93,4 @@ class StubWebhooks:
             operation=_OPERATIONS.get(str(item.get("object"))),
             rail=_RAILS.get(str(item.get("object")), PaymentRail.CARD_PSP),
         )
-        return WebhookEvent(news=(news,), occurred_at=_instant(event.get("created_at")))
-
-
-def _object(body: bytes) -> dict[str, object]:
-    try:
-        value: object = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidValueError("body", "a JSON object", type(error).__name__) from error
-    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        raise InvalidValueError("body", "a JSON object with a type", type(value).__name__)
-    return value
-
-
-def _instant(value: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return None if at is None or at.utcoffset() is None else at
+        return WebhookEvent(news=(news,), occurred_at=instant(event.get("created_at")))

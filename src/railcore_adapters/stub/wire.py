@@ -10,7 +10,6 @@ means that the first try worked.
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from functools import partial
 from typing import Final
 from urllib.parse import quote
@@ -21,7 +20,7 @@ from railcore.enums import Operation, PendingReason
 from railcore.errors import InvalidValueError
 from railcore.execution import PaymentExecution
 from railcore.failures import DefiniteFailureCode, PaymentFailureCode
-from railcore.http import HttpRequest, HttpResponse, retry_after_s
+from railcore.http import HttpRequest, HttpResponse, instant, retry_after_s
 from railcore.money import Currency, Money
 from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
 from railcore.routing import TimingBounds
@@ -240,7 +239,7 @@ def _redirect(item: Item) -> RailResult:
         PendingReason.CUSTOMER_ACTION,
         provider_ref=_id(item),
         next_action=NextAction(kind=NextActionKind.REDIRECT, url=url),
-        expires_at=_instant(item.get("expires_at")),
+        expires_at=instant(item.get("expires_at")),
         provider_response=_kept(item),
     )
 
@@ -257,15 +256,6 @@ def _money(item: Item) -> Money:
     if type(amount) is not int or not isinstance(currency, str):
         raise InvalidValueError("amount_minor", "an amount and a currency", "something else")
     return Money(amount, Currency.of(currency))
-
-
-def _instant(value: object) -> datetime | None:
-    """Return when the payer's time is over; None where that is not said readably."""
-    try:
-        instant = datetime.fromisoformat(str(value))
-    except ValueError:
-        return None
-    return instant if instant.utcoffset() is not None else None
 
 
 def _error_code(body: Item) -> str:

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from railcore.enums import Operation, PendingReason, RouteMode
+from railcore.enums import ExecutionStatus, Operation, PendingReason, RouteMode
 from railcore.errors import InvalidValueError
 from railcore.execution import PaymentExecution
 from railcore.failures import PaymentFailureCode
 from railcore.http import HttpResponse
+from railcore.kernel import tells
+from railcore.lifecycle import NO_NEWS, Fact, FactSource, decide
 from railcore.money import JPY, SAR, Currency, Money
 from railcore.results import NextActionKind, RailResult, ResultStatus
-from railcore_adapters.hyperpay import LIVE_URL, HyperPayAccount, HyperPayGateway
+from railcore_adapters.hyperpay import LIVE_URL, TEST_URL, HyperPayAccount, HyperPayGateway
 from railcore_adapters.hyperpay.wire import OUR_KEY, reference_of, sent_amount
 from tests.adapters.hyperpay.answers import (
     CHECKOUT,
@@ -35,7 +37,7 @@ Code = PaymentFailureCode
 KWD = Currency.of("KWD")
 OPENED_AT = "2026-08-30 11:00:00+0000"
 EXPIRES = datetime(2026, 8, 30, 11, 30, tzinfo=UTC)
-LATER = "2026-08-30 11:34:00+0000"
+LATER = "2026-08-30 11:35:00+0000"
 
 
 def opened(**state: Any) -> PaymentExecution:
@@ -222,18 +224,37 @@ def test_another_amount_is_reported_as_it_is() -> None:
 
 
 def test_a_success_in_test_mode_counts_in_the_sandbox_alone() -> None:
-    for mode, failure in ((RouteMode.SANDBOX, None), (RouteMode.LIVE, Code.CONFIGURATION_ERROR)):
+    for mode, url, failure in (
+        (RouteMode.SANDBOX, TEST_URL, None),
+        (RouteMode.LIVE, LIVE_URL, Code.CONFIGURATION_ERROR),
+    ):
         execution = asked(mode=mode)
-        gateway = attrs.evolve(GATEWAY, base_url=LIVE_URL)
+        gateway = attrs.evolve(GATEWAY, base_url=url)
         result, _ = played(gateway.start(execution), answer(payment(execution, "000.100.110")))
         assert result.failure is failure
 
 
+@pytest.mark.parametrize(
+    ("mode", "url"),
+    [
+        (RouteMode.LIVE, TEST_URL),
+        (RouteMode.LIVE, "https://test.oppwa.com"),
+        (RouteMode.SANDBOX, LIVE_URL),
+        (RouteMode.SANDBOX, "https://oppwa.com"),
+    ],
+)
+def test_what_is_for_play_never_meets_the_live_host_nor_the_other_way_round(
+    mode: RouteMode, url: str
+) -> None:
+    result, requests = played(attrs.evolve(GATEWAY, base_url=url).start(asked(mode=mode)))
+    assert (result.failure, requests) == (Code.CONFIGURATION_ERROR, [])
+
+
 def test_test_mode_is_asked_for_in_the_sandbox_alone() -> None:
     account = HyperPayAccount(entity_id="entity", test_mode="EXTERNAL")
-    gateway = HyperPayGateway(accounts={"main": account})
     for mode, said in ((RouteMode.SANDBOX, "EXTERNAL"), (RouteMode.LIVE, None)):
         execution = asked(mode=mode)
+        gateway = HyperPayGateway(accounts={"main": account}, base_url="https://own.example")
         _, (request,) = played(gateway.start(execution), answer(payment(execution)))
         assert form_of(request).get("testMode") == said
 
@@ -254,12 +275,35 @@ def test_doubt_is_never_a_failure(code: str) -> None:
     assert result.pending_reason is PendingReason.OUTCOME_UNKNOWN
 
 
-def test_a_throttled_call_says_nothing_and_is_left_alone_for_a_while() -> None:
+def test_a_throttled_lookup_speaks_of_itself_and_holds_back_no_other_payment() -> None:
     body = {"id": "8ac9a4other", "result": {"code": "800.120.100"}}
-    result, _ = played(GATEWAY.look_up(asked()), answer(body, 429))
-    told, _ = played(GATEWAY.look_up(asked()), answer({}, 429, retry_after="7"))
-    assert (result.cause, result.retry_after_s) == (Code.INVALID_RESPONSE, 35.0)
+    for flow in (GATEWAY.look_up(asked()), GATEWAY.advance(opened())):
+        result, _ = played(flow, answer(body, 429))
+        assert (result.failure, result.retry_after_s) == (Code.RATE_LIMITED, None)
+        assert not tells(result)
+    told, _ = played(GATEWAY.look_up(asked()), answer(body, 429, retry_after="7"))
     assert told.retry_after_s == 7.0
+
+
+def test_a_throttled_charge_is_in_doubt() -> None:
+    body = {"id": "8ac9a4other", "result": {"code": "800.120.100"}}
+    result, _ = played(GATEWAY.start(asked()), answer(body, 429))
+    assert result.cause is Code.INVALID_RESPONSE
+
+
+def test_parameters_that_are_refused_are_a_mistake_of_ours() -> None:
+    wrong = {"name": "entityID", "value": "x", "message": "not allowed"}
+    body = {"result": {"code": "200.300.404", "parameterErrors": [wrong]}}
+    for execution in (asked(), asked(token=None), asked(Operation.REFUND)):
+        result, _ = played(GATEWAY.start(execution), answer(body, 400))
+        assert result.failure is Code.CONFIGURATION_ERROR
+
+
+def test_what_acts_on_nothing_has_failed_and_a_charge_that_is_not_found_is_in_doubt() -> None:
+    refund, _ = played(GATEWAY.start(asked(Operation.REFUND)), answer(nothing(), 400))
+    charge, _ = played(GATEWAY.start(asked()), answer(nothing(), 400))
+    assert refund.failure is Code.DECLINED
+    assert charge.cause is Code.INVALID_RESPONSE
 
 
 def test_a_redirect_is_the_payers_to_follow() -> None:
@@ -302,6 +346,14 @@ def test_what_is_found_of_other_types_and_orders_is_not_it() -> None:
     refund, execution = asked(Operation.REFUND), asked()
     strangers = [payment(refund), payment(execution, merchantTransactionId="ANOTHERORDER"), 7]
     result, _ = played(GATEWAY.look_up(execution), answer(found(*strangers)))
+    assert result.cause is Code.INVALID_RESPONSE
+    assert not result.is_absent
+
+
+@pytest.mark.parametrize("code", ["900.100.300", "800.900.300", "000.200.000"])
+def test_an_empty_list_beside_an_error_proves_nothing(code: str) -> None:
+    body = {"result": {"code": code}, "payments": []}
+    result, _ = played(GATEWAY.look_up(asked()), answer(body))
     assert result.cause is Code.INVALID_RESPONSE
     assert not result.is_absent
 
@@ -383,14 +435,42 @@ def test_a_checkout_that_nobody_paid_is_cancelled_when_its_time_is_over(
 ) -> None:
     result, _ = played(GATEWAY.look_up(opened()), answer(nothing(at), 400))
     assert result.failure is failure
-    assert result.is_absent is (failure is None)
+
+
+def test_an_open_checkout_is_what_is_known_already() -> None:
+    """Neither doubt, which would count against a provider that is well, nor news."""
+    execution = opened(
+        status=ExecutionStatus.PENDING, pending_reason=PendingReason.CUSTOMER_ACTION, version=2
+    )
+    declined = payment(execution, "800.100.153")
+    for body in (nothing(OPENED_AT), found(declined, at=OPENED_AT)):
+        result, _ = played(GATEWAY.look_up(execution), answer(body))
+        assert result.pending_reason is PendingReason.CUSTOMER_ACTION
+        assert decide(execution, Fact(result=result, source=FactSource.LOOKUP)) == NO_NEWS
+
+
+def test_the_time_of_an_answer_is_in_its_head() -> None:
+    timeless = {"result": {"code": "700.400.580"}}
+    for date, failure in (
+        ("Sun, 30 Aug 2026 11:34:59 GMT", None),
+        ("Sun, 30 Aug 2026 11:35:00 GMT", Code.CANCELLED),
+    ):
+        result, _ = played(GATEWAY.look_up(opened()), answer(timeless, 400, date=date))
+        assert result.failure is failure
+
+
+def test_a_checkout_without_a_timestamp_ends_by_the_date_of_its_answer() -> None:
+    body = {"result": {"code": "000.200.100"}, "id": CHECKOUT}
+    date = "Sun, 30 Aug 2026 11:00:00 GMT"
+    result, _ = played(GATEWAY.start(asked(token=None)), answer(body, date=date))
+    assert result.expires_at == EXPIRES
 
 
 def test_without_a_clock_of_the_providers_a_checkout_stays_open() -> None:
     timeless = {"result": {"code": "700.400.580"}}
     for execution in (opened(), opened(expires_at=None)):
-        result, _ = played(GATEWAY.look_up(execution), answer(timeless, 400))
-        assert result.is_absent
+        result, _ = played(GATEWAY.look_up(execution), answer(timeless, 400, date="yesterday"))
+        assert result.pending_reason is PendingReason.CUSTOMER_ACTION
 
 
 def test_an_account_that_is_gone_is_looked_up_by_nobody() -> None:

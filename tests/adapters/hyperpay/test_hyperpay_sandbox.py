@@ -15,6 +15,7 @@ from railcore.driven import AsyncDrivenRail, DrivenRail
 from railcore.engine import AsyncPaymentEngine, PaymentEngine
 from railcore.enums import Operation, PaymentRail, PendingReason
 from railcore.failures import PaymentFailureCode
+from railcore.lifecycle import DiscrepancyKind
 from railcore.money import SAR, Money
 from railcore.rails.card_psp import CardPspRail
 from railcore.redaction import Secret
@@ -224,8 +225,22 @@ def test_what_was_charged_and_not_heard_is_looked_up(
 
 def test_another_amount_is_no_quiet_success(host: Host, sandbox: Sandbox) -> None:
     told = host.call("execute", wanted("charge", "tokwrongamount"))
+    assert told.pending_reason is PendingReason.OUTCOME_UNKNOWN
     assert settled(host, told).status == "completed"
+    (noted,) = host.call("review").discrepancies
+    assert noted.discrepancy.kind is DiscrepancyKind.AMOUNT_DIFFERS
     assert sums(sandbox) == {"charge": 1250}
+
+
+def test_payers_who_take_their_time_hold_back_nobody(host: Host, sandbox: Sandbox) -> None:
+    opened = host.call("execute", wanted("waits", None))
+    sandbox.hyperpay.pay(opened.provider_ref, "tok_declined")
+    for _ in range(30):
+        opened = host.call("refresh", "acme", opened.execution_id)
+    other = host.call("execute", wanted("another", payment_id="inv-2"))
+
+    assert (opened.pending_reason, opened.version) == (PendingReason.CUSTOMER_ACTION, 2)
+    assert other.status == "completed"
 
 
 def test_a_payer_pays_on_the_widget_on_the_second_try(host: Host, sandbox: Sandbox) -> None:

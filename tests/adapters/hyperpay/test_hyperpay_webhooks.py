@@ -140,6 +140,7 @@ def test_what_a_delivery_says_is_looked_up_unless_told_otherwise() -> None:
         ("000.100.110", {}, PendingReason.OUTCOME_UNKNOWN, None),
         ("000.100.221", {}, PendingReason.OUTCOME_UNKNOWN, None),
         ("900.100.300", {}, PendingReason.OUTCOME_UNKNOWN, None),
+        ("000.000.000", {"amount": None}, PendingReason.OUTCOME_UNKNOWN, None),
     ],
 )
 def test_what_may_change_yet_is_not_called_an_end(
