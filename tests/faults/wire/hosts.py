@@ -44,13 +44,15 @@ HOUSE: Final = "house"
 _SESSION: Final = {
     "lock_timeout": "300ms",
     "statement_timeout": "3s",
-    "idle_in_transaction_session_timeout": "1s",
     "synchronous_commit": "off",
     **HOT_SETTINGS,
 }
-OPTIONS: Final = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
-PATIENT: Final = OPTIONS.replace("idle_in_transaction_session_timeout=1s", "lock_timeout=300ms")
-"""For whoever is not broken: on a busy machine even they pause within a transaction."""
+
+PATIENT: Final = " ".join(f"-c {name}={value}" for name, value in _SESSION.items())
+"""For whoever nothing befalls: on a busy machine even they pause within a transaction."""
+
+OPTIONS: Final = f"{PATIENT} -c idle_in_transaction_session_timeout=1s"
+"""For whoever is broken: what a dead caller holds is let go."""
 
 LIMITS: Final = TransportLimits(total_s=2.0, connect_s=0.5)
 TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

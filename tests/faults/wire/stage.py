@@ -56,13 +56,13 @@ from tests.faults.wire.proxy import Fault, Mode, Upstream, Wire
 AT_ONCE: Final = 8
 """How many operations are under way at a time; those that hang do not count."""
 
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 10.0
 """For how long an operation may take that nothing was to keep from its end."""
 
 BLACK_S: Final = LEASE_S + 1.0
 """When black holes end, counted from the beginning of the recovery."""
 
-SETTLED_S: Final = 60.0
+SETTLED_S: Final = 25.0
 """When everything has to be settled, counted from the beginning of the recovery."""
 
 _WORK: Final = WorkerSettings(
