@@ -62,7 +62,8 @@ _PAGE: Final = """<!doctype html><title>HyperPay sandbox</title>
 <form method="post">{buttons}</form>"""
 _BUTTON: Final = '<button name="decision" value="{value}">{label}</button>'
 _SCRIPT: Final = """for (const form of document.querySelectorAll("form.paymentWidgets")) {{
-  form.innerHTML = '<a href="{url}">Pay in the sandbox</a>';
+  const back = encodeURIComponent(form.action);
+  form.innerHTML = '<a href="{url}?back=' + back + '">Pay in the sandbox</a>';
 }}
 """
 
@@ -150,7 +151,7 @@ class HyperPay:
         token = _form(request).get("decision", "")
         self.pay(name, token)
         asked = {"id": name, "resourcePath": f"/v1/checkouts/{name}/payment"}
-        return _see(found.form.get("shopperResultUrl", ""), asked)
+        return _see(request.query.get("back", ""), asked)
 
     def _at_the_bank(self, name: str, request: Request) -> Response:
         inner = _inner(name)

@@ -260,6 +260,21 @@ def test_a_payer_pays_on_the_widget_on_the_second_try(host: Host, sandbox: Sandb
     assert sums(sandbox) == {"charge": 1250}
 
 
+def test_a_payer_pays_on_the_page_of_the_widget_and_is_sent_back(
+    host: Host, sandbox: Sandbox
+) -> None:
+    opened = host.call("execute", wanted("charge", None))
+    checkout_id = opened.provider_ref
+    back = urlencode({"back": "https://shop.example/back"})
+    page = f"{sandbox.url}/hyperpay/pay/{checkout_id}?{back}"
+    assert b"12.50 SAR" in urllib.request.urlopen(page).read()
+
+    place = pressed(page, "tok_visa")
+
+    assert place.startswith(f"https://shop.example/back?id={checkout_id}&resourcePath=")
+    assert host.call("refresh", "acme", opened.execution_id).status == "completed"
+
+
 @pytest.mark.parametrize(("decision", "status"), [("approve", "completed"), ("decline", "failed")])
 def test_a_payer_decides_at_the_bank(
     host: Host, sandbox: Sandbox, decision: str, status: str
