@@ -31,7 +31,7 @@ from railcore.lifecycle import (
     rank_of_fact,
 )
 from railcore.money import SAR, USD, Money
-from railcore.results import NextAction, NextActionKind, RailResult, ResultStatus
+from railcore.results import NextAction, NextActionKind, RailResult
 from tests.core.made import ASKED, ID, NOW, REDIRECT, execution, failed, pending, success, unknown
 
 Kind = DiscrepancyKind
@@ -453,7 +453,3 @@ def test_a_discrepancys_evidence_is_a_reference() -> None:
     for wrong in ("", "x" * 256):
         with pytest.raises(InvalidValueError):
             attrs.evolve(plain, evidence=wrong)
-
-
-def test_every_status_of_an_answer_is_decided() -> None:
-    assert {one.result.status for one in (success(), failed(), unknown())} == set(ResultStatus)

@@ -172,7 +172,11 @@ class _Loop:
 
 
 def forked(work: Callable[[], Any], patience_s: int) -> Any:
-    """Return what *work* returns in a process of its own; None when that does not come back."""
+    """
+    Return what *work* returns in a process of its own; None when that does not come back.
+
+    Where it is ended because its time is over, that is said.
+    """
     read, write = os.pipe()
     sys.stdout.flush()
     child = os.fork()
@@ -193,8 +197,10 @@ def forked(work: Callable[[], Any], patience_s: int) -> Any:
     timer.start()
     with os.fdopen(read, "rb") as pipe:
         answer = pipe.read()
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
     timer.cancel()
+    if os.WIFSIGNALED(status):
+        os.write(PROGRESS, f"  one ran out of its {patience_s} s\n".encode())
     return pickle.loads(answer) if answer else None
 
 
