@@ -53,8 +53,8 @@ class HyperPayWebhooks:
     HyperPay's ``WebhookProvider``. A secret is the 64 hexadecimal digits of the portal.
 
     Attributes:
-        trust: Whether to look up what a delivery tells of, or to believe it; a decline on a
-            checkout is never believed.
+        trust: Whether to look up what a delivery tells of, or to believe it; of what happens on
+            a checkout only a success is believed.
         takes_test_mode: Whether a success of test mode is believed: on entities for play alone.
     """
 
@@ -113,15 +113,16 @@ class HyperPayWebhooks:
         """Return what is claimed; what may still change, and what is no payment, claims nothing."""
         said = payment.get("result")
         meaning = classify(str(said.get("code")) if isinstance(said, dict) else "")
-        on_a_checkout = is_checkout(str(payment.get("ndc")))
+        ndc = payment.get("ndc")
+        is_all = isinstance(ndc, str) and not is_checkout(ndc)  # on a checkout: one of several
         match meaning.outcome:
             case Outcome.SUCCESS | Outcome.REVIEW:
                 return _moved(payment, ref)
             case Outcome.TEST_SUCCESS if self.takes_test_mode:
                 return _moved(payment, ref)
-            case Outcome.PENDING:
+            case Outcome.PENDING if is_all:
                 return RailResult.pending(PendingReason.PROVIDER_PROCESSING, provider_ref=ref)
-            case Outcome.FAILED if meaning.failure is not None and not on_a_checkout:
+            case Outcome.FAILED if meaning.failure is not None and is_all:
                 return RailResult.failed(told_of(meaning.failure), provider_ref=ref)
             case _:
                 return _NOTHING_NEW

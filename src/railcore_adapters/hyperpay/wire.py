@@ -285,6 +285,13 @@ class Wire:
         return RailResult.success(_id(item), reported, provider_response=_kept(item))
 
     def _pending(self, item: Item) -> RailResult:
+        if self._is_on_a_checkout:  # it is one of several, and the checkout goes on
+            return RailResult.pending(
+                PendingReason.PROVIDER_PROCESSING,
+                provider_ref=self.execution.provider_ref,
+                expires_at=self.execution.expires_at,
+                provider_response=_kept(item),
+            )
         action = _redirect(item.get("redirect"), self.base_url)
         waits_for_payer = PendingReason.CUSTOMER_ACTION
         return RailResult.pending(
@@ -305,6 +312,12 @@ class Wire:
             return True
         return _is_or_lacks(item, "referencedId", self.execution.parent_ref)
 
+    @property
+    def _is_on_a_checkout(self) -> bool:
+        """Whether the payer pays in the widget, where one order may be paid on several times."""
+        context = self.execution.context
+        return context.instrument_token is None and not context.operation.follows_a_parent
+
     def _acts_on_nothing(self, body: Item) -> bool:
         """Return whether it was refused because there is no payment that it could act on."""
         is_absent = classify(_code(body)).outcome is Outcome.ABSENT
@@ -321,7 +334,7 @@ class Wire:
         return attrs.evolve(result, failure=told_of(cast("DefiniteFailureCode", result.failure)))
 
     def _absent(self, body: Item, response: HttpResponse) -> RailResult:
-        if not is_checkout(self.execution.provider_ref):
+        if not self._is_on_a_checkout or self.execution.provider_ref is None:
             return RailResult.absent()
         if not self._is_over(body, response):
             return self._still_open()
@@ -338,7 +351,7 @@ class Wire:
 
     def _is_over(self, body: Item, response: HttpResponse) -> bool:
         """Return whether nobody can pay any more, by the provider's own clock."""
-        if not is_checkout(self.execution.provider_ref):
+        if not self._is_on_a_checkout:
             return True
         until, now = self.execution.expires_at, _now(body, response)
         return until is not None and now is not None and now >= until + CHECKOUT_SLACK

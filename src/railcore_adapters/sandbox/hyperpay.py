@@ -273,7 +273,7 @@ class HyperPay:
             "result": _result(_code(view)),
             "customParameters": self._echoes.get((view["account"], view["reference"]), {}),
             "timestamp": _stamp(),
-            "ndc": self._ndcs.get((view["account"], view["reference"]), ""),
+            "ndc": self._ndcs.get((view["account"], view["reference"])) or _ndc(view),
         }
         if "of" in view:
             said["referencedId"] = str(view["of"]).replace("_", "")
@@ -287,6 +287,11 @@ class HyperPay:
 def entity_of(account: str) -> str:
     """Return the entity that an account of the sandbox is: letters and digits."""
     return f"entity{re.sub('[^A-Za-z0-9]', '', account)}"
+
+
+def _ndc(view: Mapping[str, Any]) -> str:
+    """Return what a payment that is on no checkout has in place of its id."""
+    return f"{entity_of(view['account'])}_{sha256(view['reference'].encode()).hexdigest()[:32]}"
 
 
 def _sealed(parcel: Parcel) -> tuple[Mapping[str, str], bytes]:

@@ -117,6 +117,8 @@ def test_a_payer_on_the_widget_is_heard_of(shop: Shop) -> None:
     opened = shop.engine.execute(wanted("k1", None))
     checkout_id = str(opened.provider_ref)
 
+    shop.sandbox.hyperpay.pay(checkout_id, "tok_pending")
+    shop.sandbox.hyperpay.charges.decline(shop.sandbox.ledger.requests[-1].reference)
     shop.sandbox.hyperpay.pay(checkout_id, "tok_declined")
     assert shop.sandbox.hyperpay.webhooks.settle()
     still = shop.now(opened)

@@ -232,6 +232,24 @@ def test_another_amount_is_no_quiet_success(host: Host, sandbox: Sandbox) -> Non
     assert sums(sandbox) == {"charge": 1250}
 
 
+def test_a_payer_whose_bank_says_no_may_try_another_card(host: Host, sandbox: Sandbox) -> None:
+    """What was pending on a checkout, and seen, is not the end of the checkout."""
+    opened = host.call("execute", wanted("charge", None))
+    checkout_id = opened.provider_ref
+    sandbox.hyperpay.pay(checkout_id, "tok_pending")
+    at_the_bank = host.call("refresh", "acme", opened.execution_id)
+    sandbox.hyperpay.charges.decline(reference_of(opened.provider_key), "authentication_failed")
+    declined = host.call("refresh", "acme", opened.execution_id)
+    sandbox.hyperpay.pay(checkout_id)
+    paid = host.call("refresh", "acme", opened.execution_id)
+
+    assert at_the_bank.pending_reason is PendingReason.PROVIDER_PROCESSING
+    assert at_the_bank.expires_at == opened.expires_at
+    assert declined.is_open
+    assert paid.status == "completed"
+    assert sums(sandbox) == {"charge": 1250}
+
+
 def test_payers_who_take_their_time_hold_back_nobody(host: Host, sandbox: Sandbox) -> None:
     opened = host.call("execute", wanted("waits", None))
     sandbox.hyperpay.pay(opened.provider_ref, "tok_declined")

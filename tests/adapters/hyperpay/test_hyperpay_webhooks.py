@@ -44,7 +44,8 @@ def sealed(body: bytes, *, key: str = KEY, wrapped: bool = False, upper: bool = 
 def event(code: str = "000.000.000", **changed: Any) -> bytes:
     """A payment that is told of."""
     execution = asked()
-    told = payment(execution, code, customParameters={OUR_KEY: execution.provider_key}, **changed)
+    echo = {OUR_KEY: execution.provider_key}
+    told = payment(execution, code, **{"customParameters": echo, "ndc": "entity_hash", **changed})
     return json.dumps({"type": "PAYMENT", "payload": told}).encode()
 
 
@@ -136,6 +137,8 @@ def test_what_a_delivery_says_is_looked_up_unless_told_otherwise() -> None:
         ("000.200.000", {}, PendingReason.PROVIDER_PROCESSING, None),
         ("800.100.155", {}, None, PaymentFailureCode.INSUFFICIENT_FUNDS),
         ("100.390.112", {}, None, PaymentFailureCode.DECLINED),
+        ("000.200.000", {"ndc": CHECKOUT}, PendingReason.OUTCOME_UNKNOWN, None),
+        ("800.100.155", {"ndc": None}, PendingReason.OUTCOME_UNKNOWN, None),
         ("800.100.155", {"ndc": CHECKOUT}, PendingReason.OUTCOME_UNKNOWN, None),
         ("000.100.110", {}, PendingReason.OUTCOME_UNKNOWN, None),
         ("000.100.221", {}, PendingReason.OUTCOME_UNKNOWN, None),

@@ -6,7 +6,6 @@ be made to do, and what its own ledger says afterwards. The rest of the matrix d
 """
 
 import json
-import os
 import threading
 import time
 from collections import defaultdict
@@ -16,7 +15,6 @@ from typing import Any, Final, Protocol, Self
 from urllib.parse import parse_qsl
 
 import attrs
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from typing_extensions import override
 
 from railcore.enums import Idempotency, Operation, PaymentRail
@@ -30,11 +28,10 @@ from railcore_adapters.hyperpay import HyperPayAccount, HyperPayGateway, HyperPa
 from railcore_adapters.hyperpay.wire import OUR_KEY, TYPES, reference_of
 from railcore_adapters.sandbox import Sandbox
 from railcore_adapters.sandbox import ledger as sandbox_ledger
-from railcore_adapters.sandbox.hyperpay import KINDS as HYPERPAY_KINDS
-from railcore_adapters.sandbox.hyperpay import entity_of
+from railcore_adapters.sandbox.hyperpay import DEFAULT_KEY, entity_of
 from railcore_adapters.sandbox.ledger import Charge, Movement
 from railcore_adapters.sandbox.psp import Psp
-from railcore_adapters.sandbox.webhooks import DEFAULT_SECRET
+from railcore_adapters.sandbox.webhooks import DEFAULT_SECRET, Parcel
 from railcore_adapters.standard_webhooks import ID, SIGNATURE, TIMESTAMP, sign
 from railcore_adapters.stub import StubGateway, StubWebhooks
 from tests.faults.wire.proxy import Upstream
@@ -378,11 +375,11 @@ class HyperPayProvider(StubProvider):
     @override
     def webhooks(self, behaviour: Behaviour) -> WebhookProvider:
         trust = WebhookTrust.REFETCH if behaviour.refetches else WebhookTrust.BODY
-        return HyperPayWebhooks(trust)
+        return HyperPayWebhooks(trust, takes_test_mode=True)
 
     @override
     def webhook_secret(self, account: str) -> Secret:
-        return Secret("0f" * 32)
+        return Secret(DEFAULT_KEY)
 
     @override
     def moved(self, accounts: Container[str]) -> Sequence[Moved]:
@@ -401,27 +398,18 @@ class HyperPayProvider(StubProvider):
 
     @override
     def _announce(self, view: Mapping[str, Any]) -> None:
-        kinds = {kind: short for short, kind in HYPERPAY_KINDS.items()}
-        amount = f"{view['amount_minor'] // 100}.{view['amount_minor'] % 100:02}"
-        ends = {"succeeded": "000.000.000", "declined": "800.100.152", "pending": "000.200.000"}
-        payment = {
-            "id": str(view["id"]).replace("_", ""),
-            "paymentType": kinds[view["object"]],
-            "amount": amount,
-            "currency": view["currency"],
-            "merchantTransactionId": view["reference"],
-            "customParameters": {OUR_KEY: self._keys.get(view["reference"], "")},
-            "result": {"code": ends[view["status"]]},
-        }
-        body = json.dumps({"type": "PAYMENT", "payload": payment}).encode()
-        account, vector = str(view["account"]), os.urandom(12)
-        key = bytes.fromhex(self.webhook_secret(account).reveal())
-        sealed = AESGCM(key).encrypt(vector, body, None)
-        headers = [("X-Initialization-Vector", vector.hex())]
-        headers += [("X-Authentication-Tag", sealed[-16:].hex())]
-        news = News(self.name, account, headers, sealed[:-16].hex().encode())
+        account = str(view["account"])
+        sender = self._sandbox(self._behaviours[account]).hyperpay.webhooks
+        parcel = Parcel(
+            event_id="",
+            account=account,
+            body=json.dumps(sender.tell(view, "")).encode(),
+            due_s=0.0,
+            secret=self.webhook_secret(account).reveal(),
+        )
+        headers, body = sender.seal(parcel)
         with self._lock:
-            self._news[account].append(news)
+            self._news[account].append(News(self.name, account, list(headers.items()), body))
 
 
 PROVIDERS: Final[Mapping[str, type[StubProvider]]] = {
