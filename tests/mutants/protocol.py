@@ -14,6 +14,7 @@ _OF_ENQUEUE = "tests/core/test_enqueue.py::"
 _OF_LIFECYCLE = "tests/core/test_lifecycle.py::"
 _OF_FOLLOW_UPS = "tests/core/test_follow_ups.py::"
 _OF_INTAKE = "tests/core/test_intake.py::"
+_OF_HYPERPAY = "tests/adapters/hyperpay/test_hyperpay_end_to_end.py::"
 _OF_CONTEXT = "tests/core/test_context.py::"
 _OF_RAILS = "tests/core/test_rails_http.py::"
 _OF_FAILURES = "tests/core/test_failures.py::"
@@ -507,6 +508,13 @@ _TELLING = (
         "        return _safe(item.body, references)\n",
         "        return item.body\n",
         (_OF_INTAKE + "test_card_numbers_are_masked_before_they_are_kept",),
+    ),
+    Mutant(
+        "an encrypted copy is told apart by its bytes",
+        _CORE + "intake.py",
+        "hashlib.sha256(said.body)",
+        "hashlib.sha256(delivery.body)",
+        (_OF_HYPERPAY + "test_a_charge_is_settled_by_its_webhook",),
     ),
 )
 
