@@ -72,7 +72,7 @@ KEYED: Final = Provider(timing=TIMING)
 PLAIN: Final = Provider(timing=attrs.evolve(TIMING, key_window_s=None), is_idempotent=False)
 FORGETFUL: Final = Provider(
     timing=TimingBounds(
-        send_deadline_s=1, latest_arrival_s=3, read_lag_s=6, key_window_s=7, answer_timeout_s=2
+        send_deadline_s=1, latest_arrival_s=1, read_lag_s=6, key_window_s=4, answer_timeout_s=2
     )
 )
 PROVIDERS: Final = (KEYED, PLAIN, FORGETFUL)
